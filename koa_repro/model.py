@@ -29,15 +29,26 @@ def conv_block(
                   nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*units)
 
-# %% ../nbs/04_model.ipynb #5c64a8b4
+# %% ../nbs/04_model.ipynb #9b6b8601
 POOLS = ("gap", "gmp")
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        if x.device.type != "cpu": return x.mean((2, 3), dtype=torch.float32)
+        row = x.new_full((1, x.shape[3]), 1 / x.shape[3])
+        return torch.matmul(row, x.permute(0, 2, 3, 1)).mean((1, 2), dtype=torch.float32)
+    @staticmethod
+    def backward(ctx, grad):
+        return (grad / (ctx.shape[2] * ctx.shape[3])).to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 
 def pool_map(
     x: Tensor, # a map, (B, C, h, w)
     pool: str, # "gap" or "gmp"
 ) -> Tensor: # (B, C), float32
     "Global average (eq. 1) or maximum pooling over the pixels."
-    return x.mean((2, 3), dtype=torch.float32) if pool == "gap" else x.amax((2, 3)).float()
+    return _Average.apply(x) if pool == "gap" else nn.functional.adaptive_max_pool2d(x, 1).flatten(1).float()
 
 # %% ../nbs/04_model.ipynb #5c9bb720
 class ChannelAttention(nn.Module):
@@ -139,18 +150,20 @@ def draw_network(
             ax.annotate("", (i, .36), (i, .78), arrowprops=dict(arrowstyle="->", color="C3"))
             ax.text(i, .25, f"{model.pool.upper()} P{i}: {shapes[i - 1][0]}", ha="center", va="center", fontsize=7, color="C3")
     join = {"add": "sum of both patches", "concat": "both patches side by side"}[model.fusion]
-    ax.annotate("", (len(boxes) - .45, .25), (len(boxes) - .68, .25), arrowprops=dict(arrowstyle="->", color="0.3"))
+    for i in model.positions: ax.plot([i, i], [.15, .02], color="0.3", lw=1)
+    ax.plot([min(model.positions), len(boxes) - .62], [.02, .02], color="0.3", lw=1)
+    ax.annotate("", (len(boxes) - .4, .12), (len(boxes) - .62, .02), arrowprops=dict(arrowstyle="->", color="0.3"))
     ax.text(len(boxes) + .12, .25, f"{join}\n{model.head.in_features} values\ndropout, linear, {model.head.out_features} logits",
             ha="center", va="center", fontsize=7, bbox=dict(boxstyle="round", fc="white", ec="0.3"))
-    ax.set(xlim=(-.5, len(boxes) + .65), ylim=(0, 1.3)); ax.axis("off")
+    ax.set(xlim=(-.5, len(boxes) + .65), ylim=(-.05, 1.3)); ax.axis("off")
 
 # %% ../nbs/04_model.ipynb #5e592620
 def multiply_adds(
     model: nn.Module, # any network
     *inputs: Tensor, # one knee's inputs
 ) -> int: # multiply-adds of one forward pass
-    "Multiply-adds of the convolutions and matrix products of one forward pass."
+    "Multiply-adds of the convolutions and linear layers of one forward pass."
     from torch.utils.flop_counter import FlopCounterMode
-    counter = FlopCounterMode(display=False)
+    counter, layers = FlopCounterMode(display=False), (torch.ops.aten.convolution, torch.ops.aten.addmm)
     with counter, torch.no_grad(): model.eval()(*inputs)
-    return counter.get_total_flops() // 2
+    return sum(counter.get_flop_counts()["Global"].get(layer, 0) for layer in layers) // 2
