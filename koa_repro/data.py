@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROI', 'PATCH', 'ROWS', 'COLUMNS', 'GRADES', 'SPLITS', 'RATIO', 'SMALLEST', 'SQUARE', 'FILTER', 'TEMPLATE',
            'Radiograph', 'UnreadableRadiograph', 'coarse', 'polarity', 'read_radiograph', 'fingerprint', 'KneeSet',
-           'cut_patches', 'assign_splits', 'KneeFilesError', 'real_knees', 'scan', 'load_knees']
+           'KneeFilesError', 'scan', 'real_knees', 'load_knees', 'assign_splits', 'cut_patches', 'quality']
 
 # %% ../nbs/00_knees.ipynb #e9a7bbe9
 import hashlib, io, os, re, warnings
@@ -47,7 +47,6 @@ class Radiograph:
 class UnreadableRadiograph(ValueError):
     "A file that is no usable radiograph. Its message names the file and the reason, never the patient."
 
-# %% ../nbs/00_knees.ipynb #5274061e
 def _grey(picture) -> np.ndarray: # (H, W), uint8, or float32 in [0, 1]
     "Grey values of a Pillow image. Colour becomes luma; deeper files are scaled by the bit depth that holds their brightest pixel."
     if getattr(picture, "n_frames", 1) > 1: raise UnreadableRadiograph(f"holds {picture.n_frames} pictures; save the one that is meant")
@@ -74,7 +73,6 @@ def _spacing(dataset) -> tuple[float, float] | None:
         if row > 0 and column > 0: return row, column
     return None
 
-# %% ../nbs/00_knees.ipynb #bfb45b57
 def _dicom(data: bytes): # -> grey, spacing, side
     "A plain single-frame grey DICOM. Grey runs over the stored bit depth, after rescale; MONOCHROME1 is turned over."
     try: dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=_TAGS)
@@ -93,24 +91,6 @@ def _dicom(data: bytes): # -> grey, spacing, side
     if (kind == "MONOCHROME1") != (slope < 0): grey = 1 - grey
     side = str(dataset.get("ImageLaterality") or dataset.get("Laterality") or "").strip().upper()
     return np.clip(grey, 0, 1).astype(np.float32), _spacing(dataset), side if side in ("L", "R") else None
-
-# %% ../nbs/00_knees.ipynb #9ca50a6e
-def _decode(data: bytes): # -> grey (uint8, or float32 in [0, 1]), spacing, side
-    "Grey values of a file's bytes, in the polarity that the file's own tags give."
-    if data[128:132] == b"DICM": return _dicom(data)
-    try:
-        with Image.open(io.BytesIO(data)) as picture: return _grey(picture), None, None
-    except UnreadableRadiograph: raise
-    except Image.UnidentifiedImageError: raise UnreadableRadiograph("is no PNG, JPEG, TIFF or DICOM picture; fetch it again") from None
-    except Exception as e: raise UnreadableRadiograph(f"is damaged ({type(e).__name__}: {e}); fetch it again") from None
-
-def _check(grey):
-    "A knee's ROI is large enough, about square, and shows something."
-    height, width = grey.shape
-    if min(grey.shape) < SMALLEST: raise UnreadableRadiograph(f"is {width} x {height} pixels; a knee needs at least {SMALLEST} x {SMALLEST}")
-    if max(grey.shape) > SQUARE * min(grey.shape):
-        raise UnreadableRadiograph(f"is {width} x {height} pixels, far from square; crop it to one knee, centred on the joint")
-    if grey.std() < (1 if grey.dtype == np.uint8 else 1 / 255): raise UnreadableRadiograph("shows nothing: every pixel is about the same grey")
 
 # %% ../nbs/00_knees.ipynb #4bab3280
 # mean training knee on a 10 x 10 grid, standardised, in tenths; left half, as the right half mirrors it
@@ -133,7 +113,24 @@ def polarity(
     if images.ndim == 2: return np.mean(coarse(images) * template)
     return np.array([np.mean(coarse(image) * template) for image in images])
 
-# %% ../nbs/00_knees.ipynb #a19b803b
+# %% ../nbs/00_knees.ipynb #9ca50a6e
+def _decode(data: bytes): # -> grey (uint8, or float32 in [0, 1]), spacing, side
+    "Grey values of a file's bytes, in the polarity that the file's own tags give."
+    if data[128:132] == b"DICM": return _dicom(data)
+    try:
+        with Image.open(io.BytesIO(data)) as picture: return _grey(picture), None, None
+    except UnreadableRadiograph: raise
+    except Image.UnidentifiedImageError: raise UnreadableRadiograph("is no PNG, JPEG, TIFF or DICOM picture; fetch it again") from None
+    except Exception as e: raise UnreadableRadiograph(f"is damaged ({type(e).__name__}: {e}); fetch it again") from None
+
+def _check(grey):
+    "A knee's ROI is large enough, about square, and shows something."
+    height, width = grey.shape
+    if min(grey.shape) < SMALLEST: raise UnreadableRadiograph(f"is {width} x {height} pixels; a knee needs at least {SMALLEST} x {SMALLEST}")
+    if max(grey.shape) > SQUARE * min(grey.shape):
+        raise UnreadableRadiograph(f"is {width} x {height} pixels, far from square; crop it to one knee, centred on the joint")
+    if grey.std() < (1 if grey.dtype == np.uint8 else 1 / 255): raise UnreadableRadiograph("shows nothing: every pixel is about the same grey")
+
 def read_radiograph(
     path: str | Path, # PNG, JPEG, TIFF or DICOM
     roi: bool = True, # one knee, centred: checked, and its polarity too. False: a whole radiograph, whose own tags are believed
@@ -158,6 +155,19 @@ def fingerprint(
     if grades is not None: frame = frame[frame.kl.astype(int).isin(list(grades))]
     rows = zip(frame.file, frame.participant, frame.side, frame.kl.astype(int), frame.sha256)
     return hashlib.sha256("\n".join(sorted(",".join(map(str, row)) for row in rows)).encode()).hexdigest()
+
+_KEYS = ("file", "participant", "side", "kl", "label", "split", "inverted", "sha256")
+
+def _aligned(knees, label):
+    "Raises one sentence for the first thing about a KneeSet's arrays that does not fit."
+    n, images = len(knees.kl), knees.images
+    for name in _KEYS:
+        if getattr(knees, name).shape != (n,): raise ValueError(f"KneeSet.{name} has shape {getattr(knees, name).shape}, but there are {n} grades.")
+    if getattr(images, "dtype", None) != np.uint8 or images.shape != (n, ROI, ROI):
+        raise ValueError(f"KneeSet.images must be uint8 of shape {(n, ROI, ROI)}, not {getattr(images, 'dtype', type(images))} of {np.shape(images)}.")
+    if (knees.label != label).any(): raise ValueError(f"KneeSet.label is not the index of kl in the grades {knees.grades}: leave it None to have it worked out.")
+    for name, allowed in (("side", ("L", "R")), ("split", SPLITS)):
+        for bad in set(getattr(knees, name).tolist()) - set(allowed): raise ValueError(f"KneeSet.{name} holds {bad!r}: use {' or '.join(allowed)}.")
 
 # %% ../nbs/00_knees.ipynb #b1052985
 @dataclass(eq=False, repr=False)
@@ -196,12 +206,16 @@ class KneeSet:
         return replace(self, **{f.name: getattr(self, f.name)[which] for f in fields(self) if f.name not in ("grades", "name")})
 
     def where(self, **values) -> "KneeSet": # field = value, or a list of values
-        "The knees whose fields have these values: `knees.where(split='train', kl=2)`."
+        "The knees whose fields have these values: `knees.where(split='train', kl=2)`. Labels and grades stay as they are."
         mask = np.ones(len(self), bool)
         for name, value in values.items():
             if name not in _KEYS: raise ValueError(f"KneeSet.where cannot choose by {name!r}: use one of {', '.join(_KEYS)}.")
             mask &= np.isin(getattr(self, name), [value] if np.isscalar(value) else list(value))
         return self.select(mask)
+
+    def only(self, *grades: int) -> "KneeSet":
+        "The knees of these grades alone, labelled anew: `knees.only(0, 2)`."
+        return replace(self.where(kl=grades), label=None, grades=grades)
 
     def frame(self) -> pd.DataFrame:
         "Everything but the pixels, as a table of one row a knee."
@@ -214,19 +228,175 @@ class KneeSet:
     @property
     def fingerprint(self) -> str: return fingerprint(self.frame())
 
-# %% ../nbs/00_knees.ipynb #ddbfb097
-_KEYS = ("file", "participant", "side", "kl", "label", "split", "inverted", "sha256")
+# %% ../nbs/00_knees.ipynb #038d608c
+_NAME = re.compile(r"(.+)([LR])\.(png|jpe?g|tiff?|dcm|dicom)", re.IGNORECASE)
+_KINDS = dict(misplaced="not in a folder {train,val,test}/{0..4}", misnamed="not named <participant><L|R> with a suffix .png, .jpg, .tif or .dcm",
+              repeated="a second file of the same knee", unknown="not in the manifest", changed="with other bytes than the manifest says",
+              missing="in the manifest but not in the folder", relabelled="with another participant, side, grade or split in the manifest",
+              unreadable="not usable as a radiograph")
 
-def _aligned(knees, label):
-    "Raises one sentence for the first thing about a KneeSet's arrays that does not fit."
-    n, images = len(knees.kl), knees.images
-    for name in _KEYS:
-        if getattr(knees, name).shape != (n,): raise ValueError(f"KneeSet.{name} has shape {getattr(knees, name).shape}, but there are {n} grades.")
-    if getattr(images, "dtype", None) != np.uint8 or images.shape != (n, ROI, ROI):
-        raise ValueError(f"KneeSet.images must be uint8 of shape {(n, ROI, ROI)}, not {getattr(images, 'dtype', type(images))} of {np.shape(images)}.")
-    if (knees.label != label).any(): raise ValueError(f"KneeSet.label is not the index of kl in the grades {knees.grades}: leave it None to have it worked out.")
-    for name, allowed in (("side", ("L", "R")), ("split", SPLITS)):
-        for bad in set(getattr(knees, name).tolist()) - set(allowed): raise ValueError(f"KneeSet.{name} holds {bad!r}: use {' or '.join(allowed)}.")
+class KneeFilesError(ValueError):
+    "Every fault of a folder of knees at once: a list of files per kind as attributes, and `reasons`, a sentence per unreadable file."
+    def __init__(self, folder, faults, reasons=None):
+        self.reasons = reasons or {}
+        for kind in _KINDS: setattr(self, kind, sorted(faults.get(kind, [])))
+        parts = [f"{len(files)} {meaning}: {'; '.join(self._name(f) for f in files[:20])}{' and more' * (len(files) > 20)}."
+                 for kind, meaning in _KINDS.items() if (files := getattr(self, kind))]
+        super().__init__(f"The knees in {folder} cannot be used as they are. Mend or remove these, or fetch the data set again (where other files are meant, pass manifest=None).\n" + "\n".join(parts))
+
+    def _name(self, file): return f"{file} {self.reasons[file]}" if file in self.reasons else file
+
+# %% ../nbs/00_knees.ipynb #019c0df5
+def scan(
+    source: str | Path, # the folder that holds train, val and test
+) -> tuple[pd.DataFrame, dict]: # the knees (file, participant, side, kl, split) in order of file; the faults, kind to files
+    "List a folder of knees without opening a file. Hidden files, Thumbs.db, desktop.ini and __MACOSX are passed over."
+    rows, faults = [], defaultdict(list)
+    for file in _files(Path(source)):
+        split, grade = file.parts[:2] if len(file.parts) == 3 else ("", "")
+        match = _NAME.fullmatch(file.name)
+        if split not in SPLITS or grade not in map(str, GRADES): faults["misplaced"].append(file.as_posix())
+        elif match is None or match[2] not in "LR": faults["misnamed"].append(file.as_posix())
+        else: rows.append((file.as_posix(), match[1], match[2], int(grade), split))
+    frame = pd.DataFrame(rows, columns=["file", "participant", "side", "kl", "split"])
+    faults["repeated"] = frame.file[frame.duplicated(["participant", "side"])].tolist()
+    return frame, faults
+
+def _files(source) -> list[Path]:
+    "Every file below the folder, relative and sorted. Raises one sentence where that is no folder of knees."
+    hint = "give the folder that holds train, val and test"
+    if not source.exists(): raise FileNotFoundError(f"No folder of knees at {source}: {hint}.")
+    if not source.is_dir(): raise NotADirectoryError(f"{source} is a file: {hint}.")
+    files = [(Path(here) / name).relative_to(source) for here, _, names in os.walk(source, followlinks=True) for name in names]
+    files = [f for f in files if f.name not in ("Thumbs.db", "desktop.ini") and not any(p.startswith(".") or p == "__MACOSX" for p in f.parts)]
+    if not files: raise FileNotFoundError(f"{source} is empty: {hint}.")
+    if not any((source / split).is_dir() for split in SPLITS):
+        nested = [p.parent for pattern in ("*/train", "*/*/train") for p in sorted(source.glob(pattern))]
+        raise FileNotFoundError(f"{source} holds no folder train, val or test: {f'did you mean {nested[0]}?' if nested else hint + '.'}")
+    return sorted(files, key=Path.as_posix)
+
+# %% ../nbs/00_knees.ipynb #8efdb502
+_COLUMNS = ["file", "participant", "side", "kl", "sha256"] # a manifest's; split may be there too
+
+def _manifest(source, manifest) -> pd.DataFrame | None:
+    "The manifest that is meant, or None. 'auto' is the one whose name the folder's name ends with."
+    if manifest is None: return None
+    if isinstance(manifest, str) and manifest == "auto":
+        try: known = sorted(manifests().glob("*.csv"))
+        except FileNotFoundError: known = []
+        name = Path(source).resolve().name
+        fits = [p for p in known if name.lower().endswith(p.stem.lower()) and set(_COLUMNS) <= set(pd.read_csv(p, nrows=0))]
+        if not fits:
+            warnings.warn(f"No manifest is known for the folder {name}: its files are taken as they are, unchecked.", stacklevel=3)
+            return None
+        manifest = fits[-1]
+    if not isinstance(manifest, pd.DataFrame):
+        if not Path(manifest).is_file(): raise FileNotFoundError(f"No manifest at {manifest}: give a CSV file, a table, 'auto' or None.")
+        try: manifest = pd.read_csv(manifest, dtype=dict(participant=str, sha256=str))
+        except ValueError: raise ValueError(f"The manifest {Path(manifest).name} cannot be read: save it as CSV with the columns {', '.join(_COLUMNS)}.") from None
+    lacking = [c for c in _COLUMNS if c not in manifest]
+    if lacking: raise ValueError(f"The manifest lacks the column {', '.join(lacking)}: it needs {', '.join(_COLUMNS)}.")
+    twice = manifest.file[manifest.file.duplicated()]
+    if len(twice): raise ValueError(f"The manifest lists {twice.iloc[0]} more than once ({len(twice)} such rows): keep one row a file.")
+    return manifest
+
+def _compare(frame, table, faults):
+    "Add to the faults what the folder's names and the manifest's rows disagree on."
+    faults["unknown"] = sorted(set(frame.file) - set(table.file))
+    faults["missing"] = sorted(set(table.file) - set(frame.file))
+    both = frame.merge(table, on="file", suffixes=("", "_listed")).astype(str)
+    differ = [both[c] != both[c + "_listed"] for c in ("participant", "side", "kl", "split") if c + "_listed" in both]
+    faults["relabelled"] = both.file[np.any(differ, 0)].tolist()
+    faults["changed"] = both.file[both.sha256 != both.sha256_listed].tolist()
+
+# %% ../nbs/00_knees.ipynb #6f5ce24f
+def _knee(source, row): # -> roi or None, inverted, sha256, what is wrong or None
+    "Read one knee's file."
+    try: data = (source / row.file).read_bytes()
+    except OSError as e: return None, False, "", f"cannot be opened ({e.strerror})"
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        grey, _, side = _decode(data)
+        _check(grey)
+        if side not in (None, row.side): raise UnreadableRadiograph(f"says side {side} inside and {row.side} in its name; find out which is right")
+    except UnreadableRadiograph as e: return None, False, digest, str(e)
+    roi = np.asarray(Image.fromarray(grey).resize((ROI, ROI), FILTER))
+    if roi.dtype != np.uint8: roi = np.clip(roi * 255 + 0.5, 0, 255).astype(np.uint8)
+    inverted = bool(polarity(grey) < 0)
+    return 255 - roi if inverted else roi, inverted, digest, None
+
+def _read(source, frame, progress): # -> images; and into the frame inverted, sha256, wrong
+    "Read every file of the frame, four at a time."
+    images, found = np.zeros((len(frame), ROI, ROI), np.uint8), []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        reads = pool.map(lambda row: _knee(source, row), frame.itertuples())
+        for i, (roi, *rest) in enumerate(tqdm(reads, "reading knees", len(frame), disable=None if progress is None else not progress)):
+            if roi is not None: images[i] = roi
+            found.append(rest)
+    return images, frame.assign(**dict(zip(("inverted", "sha256", "wrong"), zip(*found))))
+
+# %% ../nbs/00_knees.ipynb #0e12a263
+def real_knees() -> Path | None:
+    "The folder of the real knees: $KOA_KNEES, or shared/data/kl224 beside the repository; None where there is none, with a warning if $KOA_KNEES is set."
+    try: folder = Path(os.environ.get("KOA_KNEES") or repository().parent / "shared" / "data" / "kl224").expanduser()
+    except FileNotFoundError: return None
+    if os.environ.get("KOA_KNEES") and not folder.is_dir(): warnings.warn("$KOA_KNEES names no folder, so there are no real knees.", stacklevel=2)
+    return folder if folder.is_dir() else None
+
+def load_knees(
+    source: str | Path, # folder {train,val,test}/{0..4}/<participant><L|R>.png (or .jpg, .tif, .dcm)
+    grades: Iterable[int] = (0, 2), # only these grades' files are opened
+    split: str = "official", # "official": the folders; "knee" or "participant": see assign_splits
+    seed: int = 0, # of the split
+    manifest: str | Path | pd.DataFrame | None = "auto", # what the files must be; "auto": that of the folder's name, if any; None: no check
+    progress: bool | None = None, # a bar; None: only on a terminal
+) -> KneeSet:
+    "Read a folder of knees, each resized to 300 x 300, bone bright. Raises `KneeFilesError` with every fault at once."
+    source, grades = Path(source), tuple(sorted({int(g) for g in grades}))
+    if not grades or not set(grades) <= set(GRADES): raise ValueError(f"grades is {grades}: use some of {GRADES}.")
+    if split not in ("official", "knee", "participant"): raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
+    frame, faults = scan(source)
+    frame = frame[frame.kl.isin(grades)].reset_index(drop=True)
+    table = _manifest(source, manifest)
+    images, frame = _read(source, frame, progress) if len(frame) else (None, frame.assign(inverted=[], sha256="", wrong=None))
+    if table is not None: _compare(frame, table[table.kl.isin(grades)], faults)
+    reasons = dict(frame[frame.wrong.notna()][["file", "wrong"]].values)
+    if reasons or any(faults.values()): raise KneeFilesError(source, {**faults, "unreadable": list(reasons)}, reasons)
+    for grade in set(grades) - set(frame.kl): raise ValueError(f"{source} holds no knee of grade {grade}: add its folder or leave the grade out of `grades`.")
+    drawn = frame.split if split == "official" else assign_splits(frame.kl, frame.participant, split, seed, frame.side)
+    return KneeSet(images, frame.kl, None, frame.participant, frame.side, drawn, frame.inverted, frame.file, frame.sha256,
+                   grades, source.resolve().name)
+
+# %% ../nbs/00_knees.ipynb #d61ce338
+def _seats(n, owed): # -> whole numbers for train, val, test that add up to n; what rounding owes each of them now
+    "Largest remainder, counting what earlier rounding still owes."
+    quota = n * np.asarray(RATIO) / sum(RATIO)
+    seats = np.floor(quota).astype(int)
+    for i in np.argsort(seats - quota - owed, kind="stable")[:n - seats.sum()]: seats[i] += 1
+    return seats, owed + quota - seats
+
+def assign_splits(
+    kl: Sequence[int], # (N,) grade of each knee
+    participant: Sequence[str], # (N,)
+    how: str = "knee", # "knee": stratified by grade, the paper's; "participant": both knees of a participant together
+    seed: int = 0,
+    side: Sequence[str] | None = None, # (N,) tells a participant's knees apart; if None, the order of the knees does
+) -> np.ndarray: # (N,) "train", "val" or "test"
+    "Split knees 7:1:2 (section III-B). Raises `ValueError` for another `how` or unequal lengths."
+    if how not in ("knee", "participant"): raise ValueError(f"how is {how!r}: use 'knee' or 'participant' (the official split is the folders').")
+    kl, people = np.asarray(kl).astype(int), pd.Series(np.asarray(participant)).astype(str)
+    side = people.groupby(people).cumcount() if side is None else np.asarray(side)
+    if not len(kl) == len(people) == len(side): raise ValueError(f"assign_splits has {len(kl)} grades, {len(people)} participants and {len(side)} sides.")
+    units, strata = defaultdict(list), defaultdict(list) # a unit is drawn as one; a stratum is units alike in grade
+    for i, unit in enumerate(zip(people, side) if how == "knee" else people): units[unit].append(i)
+    for unit, knees in units.items():
+        draw = hashlib.sha256(f"{seed}/{unit if how == 'participant' else '/'.join(map(str, unit))}".encode()).hexdigest()
+        strata[tuple(sorted(kl[knees].tolist()))].append((draw, knees))
+    split, owed = np.empty(len(kl), "<U5"), np.zeros(3)
+    for stratum in sorted(strata):
+        seats, owed = _seats(len(strata[stratum]), owed)
+        for name, (_, knees) in zip(np.repeat(SPLITS, seats), sorted(strata[stratum])): split[knees] = name
+    return split
 
 # %% ../nbs/00_knees.ipynb #6f0c1a09
 def cut_patches(
@@ -251,147 +421,25 @@ def cut_patches(
     if orient == "own": lateral[swap], medial[swap] = mirror(lateral[swap]), mirror(medial[swap])
     return lateral, medial
 
-# %% ../nbs/00_knees.ipynb #79ce06f6
-def _draw(*words) -> str: return hashlib.sha256("/".join(map(str, words)).encode()).hexdigest()
+# %% ../nbs/00_knees.ipynb #230a02f2
+def _strip(lines) -> np.ndarray: # (N, 300) "this row or column is constant" -> (N,) how many from the start
+    return np.where(lines.all(1), lines.shape[1], np.argmin(lines, 1))
 
-def _seats(n, ratio, owed):
-    "Whole numbers that add up to n in the ratio: largest remainder, counting what earlier rounding still owes."
-    quota = n * np.asarray(ratio) / sum(ratio)
-    seats = np.floor(quota).astype(int)
-    for i in np.argsort(-(quota - seats + owed), kind="stable")[:n - seats.sum()]: seats[i] += 1
-    return seats, owed + quota - seats
+def _corner(images, side) -> np.ndarray: # (N,) lateral minus medial lower corner, 60 x 60 pixels, in grey levels
+    "Positive where the lower corner on the fibula's side is the brighter one."
+    left, right = (images[:, 240:, columns].mean((1, 2)) for columns in (slice(0, 60), slice(240, None)))
+    return np.where(side == "R", left - right, right - left)
 
-def assign_splits(
-    kl: Sequence[int], # (N,) grade of each knee
-    participant: Sequence[str], # (N,)
-    how: str = "knee", # "knee": stratified by grade, the paper's; "participant": both knees of a participant together
-    seed: int = 0,
-    side: Sequence[str] | None = None, # (N,) tells a participant's knees apart, so that the order of the knees does not matter
-) -> np.ndarray: # (N,) "train", "val" or "test"
-    "Split knees 7:1:2 (section III-B). The draw sorts hashes of seed and knee, so it is the same on every machine."
-    if how not in ("knee", "participant"): raise ValueError(f"split is {how!r}: use 'official', 'knee' or 'participant'.")
-    kl, people = np.asarray(kl).astype(int), np.asarray(participant).astype(str)
-    sides = np.asarray([""] * len(kl) if side is None else side).astype(str)
-    if not len(kl) == len(people) == len(sides): raise ValueError(f"assign_splits has {len(kl)} grades, {len(people)} participants and {len(sides)} sides.")
-    units = defaultdict(list) # what is drawn as one: a knee, or a participant's knees
-    for i in np.lexsort((sides, people)): units[(people[i], sides[i], i if side is None else 0) if how == "knee" else people[i]].append(i)
-    strata = defaultdict(list) # units alike in grade, or in the grades of both knees
-    for unit, knees in units.items(): strata[tuple(sorted(kl[knees]))].append((_draw(seed, *(unit[:2] if how == "knee" else (unit,))), knees))
-    split, owed = np.empty(len(kl), "<U5"), np.zeros(3)
-    for stratum in sorted(strata):
-        drawn = [knees for _, knees in sorted(strata[stratum])]
-        seats, owed = _seats(len(drawn), RATIO, owed)
-        for name, group in zip(SPLITS, np.split(np.arange(len(drawn)), np.cumsum(seats)[:-1])):
-            for unit in group: split[drawn[unit]] = name
-    return split
-
-# %% ../nbs/00_knees.ipynb #038d608c
-_NAME = re.compile(r"(.+)([LR])\.(png|jpe?g|tiff?|dcm|dicom)", re.IGNORECASE)
-_KINDS = dict(misplaced="not in a folder {train,val,test}/{0..4}", misnamed="not named <participant><L|R> with a suffix .png, .jpg, .tif or .dcm",
-              repeated="a second file of the same knee", unknown="not in the manifest", changed="with other bytes than the manifest says",
-              missing="in the manifest but not in the folder", unreadable="not usable as a radiograph")
-
-class KneeFilesError(ValueError):
-    "Every fault of a folder of knees at once: a list of files per kind as attributes, and `reasons`, a sentence per unreadable file."
-    def __init__(self, folder, faults, reasons=None):
-        self.reasons = reasons or {}
-        for kind in _KINDS: setattr(self, kind, sorted(faults.get(kind, [])))
-        parts = [f"{len(files)} {meaning}: {'; '.join(self._name(f) for f in files[:20])}{' and more' * (len(files) > 20)}."
-                 for kind, meaning in _KINDS.items() if (files := getattr(self, kind))]
-        super().__init__(f"The knees in {folder} cannot be used as they are. Mend or remove these, or fetch the data set again.\n" + "\n".join(parts))
-
-    def _name(self, file): return f"{file} {self.reasons[file]}" if file in self.reasons else file
-
-# %% ../nbs/00_knees.ipynb #0e12a263
-def real_knees() -> Path | None:
-    "The folder of the real knees: $KOA_KNEES, or shared/data/kl224 beside the repository; None where there is none."
-    try: folder = Path(os.environ.get("KOA_KNEES") or repository().parent / "shared" / "data" / "kl224").expanduser()
-    except FileNotFoundError: return None
-    return folder if folder.is_dir() else None
-
-def scan(
-    source: str | Path, # the folder that holds train, val and test
-) -> tuple[pd.DataFrame, dict]: # the knees (file, participant, side, kl, split) in order of file; the faults, kind to files
-    "List a folder of knees without opening a file. Hidden files, Thumbs.db, desktop.ini and __MACOSX are passed over."
-    source, rows, faults = Path(source), [], defaultdict(list)
-    if not source.exists(): raise FileNotFoundError(f"No folder of knees at {source}: give the folder that holds train, val and test.")
-    if not source.is_dir(): raise NotADirectoryError(f"{source} is a file: give the folder that holds train, val and test.")
-    files = [(Path(here) / name).relative_to(source) for here, _, names in os.walk(source, followlinks=True) for name in names]
-    files = [f for f in files if f.name not in ("Thumbs.db", "desktop.ini") and not any(p.startswith(".") or p == "__MACOSX" for p in f.parts)]
-    if not files: raise FileNotFoundError(f"{source} is empty: give the folder that holds train, val and test.")
-    for file in sorted(files, key=lambda f: f.as_posix()):
-        split, grade = file.parts[:2] if len(file.parts) == 3 else ("", "")
-        match = _NAME.fullmatch(file.name)
-        if split not in SPLITS or grade not in map(str, GRADES): faults["misplaced"].append(file.as_posix())
-        elif match is None or match[2] not in "LR": faults["misnamed"].append(file.as_posix())
-        else: rows.append((file.as_posix(), match[1], match[2], int(grade), split))
-    frame = pd.DataFrame(rows, columns=["file", "participant", "side", "kl", "split"])
-    faults["repeated"] = frame.file[frame.duplicated(["participant", "side"])].tolist()
-    return frame, dict(faults)
-
-# %% ../nbs/00_knees.ipynb #b997e54f
-def _manifest(source, manifest) -> pd.DataFrame | None:
-    "The manifest that is meant, or None. 'auto' is the one whose name the folder's name ends with."
-    if manifest is None: return None
-    if isinstance(manifest, str) and manifest == "auto":
-        try: known = sorted(manifests().glob("*.csv"))
-        except FileNotFoundError: known = []
-        fits = [p for p in known if Path(source).resolve().name.lower().endswith(p.stem.lower())]
-        if not fits:
-            warnings.warn(f"There is no manifest for {Path(source).name}, so its files are taken as they are: which knees they should be was not checked.", stacklevel=3)
-            return None
-        manifest = fits[-1]
-    if not isinstance(manifest, pd.DataFrame):
-        if not Path(manifest).is_file(): raise FileNotFoundError(f"No manifest at {manifest}: give a CSV file, a table, 'auto' or None.")
-        manifest = pd.read_csv(manifest, dtype=dict(participant=str, sha256=str))
-    lacking = [c for c in ("file", "participant", "side", "kl", "sha256") if c not in manifest]
-    if lacking: raise ValueError(f"The manifest lacks the column {', '.join(lacking)}.")
-    return manifest
-
-# %% ../nbs/00_knees.ipynb #20df46e9
-def _knee(source, file): # -> roi, inverted, sha256, side; or a sentence in place of roi
-    data = (Path(source) / file).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        grey, _, side = _decode(data)
-        _check(grey)
-    except UnreadableRadiograph as e: return str(e), False, digest, None
-    inverted = bool(polarity(grey) < 0)
-    roi = np.asarray(Image.fromarray(grey).resize((ROI, ROI), FILTER))
-    if roi.dtype != np.uint8: roi = np.clip(roi * 255 + 0.5, 0, 255).astype(np.uint8)
-    return 255 - roi if inverted else roi, inverted, digest, side
-
-def load_knees(
-    source: str | Path, # folder {train,val,test}/{0..4}/<participant><L|R>.png (or .jpg, .tif, .dcm)
-    grades: Iterable[int] = (0, 2), # only these grades' files are opened
-    split: str = "official", # "official": the folders; "knee" or "participant": see assign_splits
-    seed: int = 0, # of the split
-    manifest: str | Path | pd.DataFrame | None = "auto", # what the files must be; "auto": data_manifests/<folder's name>.csv if there is one; None: no check
-    progress: bool | None = None, # a bar; None: only on a terminal
-) -> KneeSet:
-    "Read a folder of knees, each resized to 300 x 300, bone bright. Raises `KneeFilesError` with every fault at once."
-    grades = tuple(sorted(set(int(g) for g in grades)))
-    if not grades or not set(grades) <= set(GRADES): raise ValueError(f"grades is {grades}: use some of {GRADES}.")
-    if split not in ("official", "knee", "participant"): raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
-    frame, faults = scan(source)
-    if frame.empty: raise KneeFilesError(source, faults)
-    frame = frame[frame.kl.isin(grades)].reset_index(drop=True)
-    table = _manifest(source, manifest)
-    if table is not None:
-        table = table[table.kl.isin(grades)].set_index("file")
-        faults["unknown"], faults["missing"] = (sorted(set(a) - set(b)) for a, b in ((frame.file, table.index), (table.index, frame.file)))
-    images, inverted, digests, reasons = np.empty((len(frame), ROI, ROI), np.uint8), [], [], {}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda file: _knee(source, file), frame.file)
-        bar = tqdm(zip(frame.file, frame.side, found), total=len(frame), desc="reading knees", disable=None if progress is None else not progress)
-        for i, (file, side, (roi, turned, digest, tag)) in enumerate(bar):
-            if not isinstance(roi, str) and tag not in (None, side): roi = f"says side {tag} inside and {side} in its name; correct the name"
-            if isinstance(roi, str): reasons[file] = roi
-            else: images[i] = roi
-            inverted.append(turned); digests.append(digest)
-    if table is not None: faults["changed"] = [f for f, d in zip(frame.file, digests) if f in table.index and table.sha256[f] != d]
-    faults["unreadable"] = list(reasons)
-    if any(faults.values()): raise KneeFilesError(source, faults, reasons)
-    for grade in set(grades) - set(frame.kl): raise ValueError(f"{source} holds no knee of grade {grade}: add its folder or leave the grade out of `grades`.")
-    drawn = frame.split if split == "official" else assign_splits(frame.kl, frame.participant, split, seed, frame.side)
-    return KneeSet(images, frame.kl, None, frame.participant, frame.side, drawn, inverted, frame.file, digests, grades, Path(source).resolve().name)
+def quality(
+    knees: KneeSet,
+) -> pd.DataFrame: # one row a knee
+    "Correlation with the mean knee, contrast (5th to 95th percentile), clipped shares, constant border in pixels, and corner difference."
+    rows = []
+    for start in range(0, len(knees), 500):
+        x = knees.images[start:start + 500]
+        low, high = np.percentile(x[:, ::3, ::3].reshape(len(x), -1), (5, 95), axis=1)
+        flat = [x.max(axis) - x.min(axis) <= 1 for axis in (1, 2)]
+        border = np.max([_strip(f[:, ::step]) for f in flat for step in (1, -1)], 0)
+        rows.append(pd.DataFrame(dict(polarity=polarity(x), contrast=high - low, black=(x == 0).mean((1, 2)), white=(x == 255).mean((1, 2)),
+                                      border=border, corner=_corner(x, knees.side[start:start + 500]))))
+    return pd.concat([knees.frame()[["file", "participant", "side", "kl", "inverted"]], pd.concat(rows, ignore_index=True)], axis=1)

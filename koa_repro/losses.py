@@ -6,8 +6,9 @@
 __all__ = ['READINGS', 'REDUCTIONS', 'soft_target', 'cross_entropy', 'smoothed_mass', 'LSCE', 'entropy', 'KLD', 'CE',
            'check_settings', 'Terms', 'HybridLoss']
 
-# %% ../nbs/08_losses.ipynb #9a69c79d
+# %% ../nbs/08_losses.ipynb #f1f76528
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -82,16 +83,18 @@ REDUCTIONS = ("batch", "sum", "mean")
 
 def check_settings(classes, ratio, smoothing, weights, reading, reduction):
     "Raises `ValueError`, in one sentence, for settings of the hybrid loss that cannot be."
-    if not isinstance(classes, int) or classes < 2: raise ValueError(f"classes={classes!r} must be a whole number, 2 or more.")
+    if not isinstance(classes, Integral) or classes < 2: raise ValueError(f"classes={classes!r} must be a whole number, 2 or more.")
     check_ratio(ratio)
     if not _number(smoothing) or not 0 <= smoothing < 1:
         raise ValueError(f"smoothing={smoothing!r} must be a number from 0 up to, not including, 1.")
-    if not isinstance(weights, Sequence) or len(weights) != 3 or not all(_number(w) and 0 <= w < float("inf") for w in weights):
+    if len(_three(weights)) != 3 or not all(_number(w) and 0 <= w < float("inf") for w in weights):
         raise ValueError(f"weights={weights!r} must be three finite numbers alpha, beta, gamma, none negative.")
     for name, value, allowed in (("reading", reading, READINGS), ("reduction", reduction, REDUCTIONS)):
         if value not in allowed: raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(allowed)}.")
 
-def _number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _number(x) -> bool: return isinstance(x, Real) and not isinstance(x, bool)
+
+def _three(x) -> tuple: return tuple(x) if hasattr(x, "__iter__") else ()
 
 class Terms(NamedTuple):
     "What one batch cost, and why."
@@ -116,7 +119,8 @@ class HybridLoss(nn.Module):
     ):
         super().__init__()
         check_settings(classes, ratio, smoothing, weights, reading, reduction)
-        self.classes, self.ratio, self.smoothing, self.weights = classes, check_ratio(ratio), smoothing, tuple(weights)
+        self.classes, self.ratio, self.smoothing = int(classes), check_ratio(ratio), float(smoothing)
+        self.weights = tuple(float(w) for w in weights) # alpha, beta, gamma
         self.reading, self.reduction, self.guard = reading, reduction, guard
         self.register_buffer("class_confidence", torch.full((classes,), torch.nan))
 
@@ -142,13 +146,14 @@ class HybridLoss(nn.Module):
 
     def values(self, logits: Tensor, labels: Tensor, codes: Tensor) -> Tensor:
         "Each sample's own term (B,), before weights and reduction, for given codes (B,)."
-        return self._values(log_probabilities(logits), labels, codes)
+        self._check(logits, labels, _look(logits))
+        return self._values(log_probabilities(logits), labels.long(), codes)
 
     def _values(self, logp, labels, codes):
         high, medium = codes == HIGH, codes == MEDIUM
         kept = smoothed_mass(self.smoothing, self.classes)
         if self.reading == "intended":
-            mass = torch.where(high, kept, torch.where(medium, self.target_mass()[labels], 1.))
+            mass = torch.where(high, kept, torch.where(medium, self.target_mass()[labels].to(logp.dtype), 1.))
             target = soft_target(mass, labels, self.classes)
             return cross_entropy(logp, target) - torch.where(medium, entropy(target), 0.)
         hot = torch.ones_like(logp[:, 0]) if self.reading == "printed-onehot" else (logp.argmax(1) == labels).to(logp.dtype)

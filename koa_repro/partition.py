@@ -41,8 +41,7 @@ def log_probabilities(
     logits: Tensor, # (B, K)
 ) -> Tensor: # (B, K), float32 (float64 stays)
     "Log-softmax, stable, in at least single precision whatever autocast does."
-    with torch.autocast(logits.device.type, enabled=False):
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1) # autocast never lowers a log-softmax
 
 def own(
     values: Tensor, # (B, K)

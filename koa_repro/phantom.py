@@ -69,17 +69,17 @@ def _grades(grades) -> tuple:
 
 # %% ../nbs/02_phantom.ipynb #3fa4b14a
 _LATENTS = { # name: (mean, standard deviation, correlation between a person's knees); a fourth entry means exp of the normal
-    "severity": (0, 1, .58), **{s: (0, 1, .4) for s in SIGNS}, "width": (0, 1, .9), "disposition": (0, 1, .8), "reader": (0, 1, 0),
+    "severity": (0, 1, .63), **{s: (0, 1, .4) for s in SIGNS}, "width": (0, 1, .9), "disposition": (0, 1, .8), "reader": (0, 1, 0),
     "size": (0, .035, .95, 1), "dx": (0, 3, 0), "dy": (0, 3, 0), "tilt": (0, .015, 0), "level_lateral": (0, 2, .5), "level_medial": (0, 2, .5),
-    "notch_x": (0, 3, .5), "notch_width": (26, 2, .8), "notch_depth": (47, 3.5, .8), "rounding": (30, 3, .8), "spine": (1, .15, .7),
-    "tissue_x": (-2, 7, 0), "tissue_radius": (168, 9, .9), "femur": (.31, .03, .9), "tibia": (.22, .03, .9), "cortex": (-2.3, .22, .9, 1),
-    "trabeculae": (-3.8, .3, .9, 1), "scar": (0, 4, .7), "wall": (0, 4, .6), "patella_x": (118, 11, .7), "patella_y": (46, 11, .7),
+    "notch_x": (0, 3, .5), "notch_width": (28, 2, .8), "notch_depth": (40, 3.5, .8), "rounding": (23, 3, .8), "spine": (1, .15, .7),
+    "tissue_x": (-2, 7, 0), "tissue_radius": (168, 8, .9), "femur": (.31, .03, .9), "tibia": (.22, .03, .9), "cortex": (-2.3, .22, .9, 1),
+    "trabeculae": (-4.0, .28, .9, 1), "scar": (0, 4, .7), "wall": (0, 4, .6), "patella_x": (118, 11, .7), "patella_y": (46, 11, .7),
     "patella_size": (57, 4, .9), "patella": (.085, .02, .8), "fibula_x": (32, 8, .7), "fibula_y": (236, 11, .7), "fibula_width": (36, 3, .9),
-    "fibula": (.14, .02, .9), "gamma": (.15, .25, .95, 1), "dark": (38, 24, .9), "bright": (240, 44, .9), "noise": (.35, .35, .9, 1),
+    "fibula": (.14, .02, .9), "gamma": (.15, .25, .95, 1), "dark": (38, 24, .9), "bright": (234, 36, .9), "noise": (.15, .35, .9, 1),
     "edge": (.7, .2, .9, 1), "film": (0, 1, 1), **{f"bend{i}": (0, 1, .6) for i in range(38)}, **{f"crop{i}": (0, 1, i < 4) for i in range(10)}}
 
 def _people(seed, people) -> dict: # of arrays, one entry a knee: person 0 right, person 0 left, person 1 right, ...
-    z = np.stack([np.random.default_rng([REVISION, seed, p]).standard_normal((3, len(_LATENTS))) for p in people])
+    z = np.stack([np.random.default_rng([seed, p]).standard_normal((3, len(_LATENTS))) for p in people])
     rho = np.array([v[2] for v in _LATENTS.values()], float)
     knees = (np.sqrt(rho) * z[:, :1] + np.sqrt(1 - rho) * z[:, 1:]).reshape(2 * len(z), -1)
     q = {k: v[0] + v[1] * x for (k, v), x in zip(_LATENTS.items(), knees.T)}
@@ -91,9 +91,9 @@ def _soft(x): return np.logaddexp(0, x)
 def _signs(q: dict) -> dict: # q with grade and drawn sizes (pixels of the 300 x 300 ROI)
     x = SLOPE * q["severity"][:, None] + SCATTER * np.stack([q[s] for s in SIGNS], 1) + np.stack([q["width"], q["disposition"]], 1) @ COMMON
     q = q | dict(zip(SIGNS, x.T)) | {"kl": np.searchsorted(CUTS, q["severity"] + TAU * q["reader"])}
-    q["jsw_lateral"], q["jsw_medial"] = 2 * _soft((14 - 3.2 * x[:, 0]) / 2), 2 * _soft((10.5 - 3.2 * x[:, 1]) / 2)
-    q |= {s: 2.6 * _soft(1.6 * x[:, i]) for i, s in enumerate(SIGNS) if "osteophyte" in s}
-    return q | {"sclerosis": .6 * _soft(1.2 * x[:, 6] - 1), "spines": .2 * _soft(2 * x[:, 7])}
+    q["jsw_lateral"], q["jsw_medial"] = 2 * _soft((15 - 3.2 * x[:, 0]) / 2), 2 * _soft((9.2 - 4 * x[:, 1]) / 2)
+    q |= {s: 2.8 * _soft(1.8 * x[:, i]) for i, s in enumerate(SIGNS) if "osteophyte" in s}
+    return q | {"sclerosis": .8 * _soft(1.4 * x[:, 6] - .4), "spines": .2 * _soft(2 * x[:, 7])}
 
 # %% ../nbs/02_phantom.ipynb #8734e58f
 _F = np.float32
@@ -109,7 +109,7 @@ def _tiles(size=1024) -> dict: # of (size, size) float32 textures, each of mean 
     rng = np.random.default_rng(REVISION)
     fy, fx = np.abs(np.fft.fftfreq(size))[:, None], np.fft.rfftfreq(size)[None]
     f = np.hypot(fy, fx)
-    gains = dict(streaks=np.exp(-((fx - .16) / .06)**2 - (fy / .04)**2) + .4 * np.exp(-((f - .14) / .06)**2),
+    gains = dict(streaks=np.exp(-((fx - .18) / .07)**2 - (fy / .045)**2) + .5 * np.exp(-((f - .1) / .06)**2),
                  cloud=np.exp(-(f / .015)**2), grain=np.exp(-(f / .25)**2))
     tiles = {k: np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) * g, s=(size, size)) for k, g in gains.items()}
     return {k: (t / t.std()).astype(_F) for k, t in tiles.items()}
@@ -139,15 +139,15 @@ def _slant(curve, x): return np.sqrt(1 + np.minimum(np.abs(np.gradient(curve, x)
 # %% ../nbs/02_phantom.ipynb #aab4c4c7
 def _surfaces(q, x):
     "The femur's lower and the tibia's upper surface over the columns x: condyles, notch, plateaus, spines, lips."
-    lateral, medial = 169 + q["level_lateral"], 175 + q["level_medial"]
+    lateral, medial = 171 + q["level_lateral"], 173 + q["level_medial"]
     across, c = 1 / (1 + np.exp(-(x - 145) / 14)), 144 + q["notch_x"]
     condyle = np.minimum(6.5 * np.minimum(((x - 72) / 58)**2, ((x - 222) / 58)**2), 9)
-    notch = q["notch_depth"] * (.65 * _bump(x, c, q["notch_width"]) + .35 * _bump(x, c, 1.9 * q["notch_width"]))
+    notch = q["notch_depth"] * (.68 * np.exp(-(np.abs(x - c) / q["notch_width"])**3) + .32 * _bump(x, c, 1.7 * q["notch_width"]))
     tilt = q["tilt"] * (x - 150)
     femur = lateral + (medial - lateral) * across - condyle - notch + tilt
     femur += .25 * (q["osteophyte_femur_lateral"] * _bump(x, 26, 8) + q["osteophyte_femur_medial"] * _bump(x, 276, 8))
     lateral, medial = lateral + q["jsw_lateral"], medial + q["jsw_medial"]
-    tibia = lateral + (medial - lateral) * across + tilt + 2 * _bump(x, 215, 30) - 1.5 * _bump(x, 75, 22) - 15 * _bump(x, 147 + q["notch_x"], 38)
+    tibia = lateral + (medial - lateral) * across + tilt + 1.2 * _bump(x, 215, 30) - 1.5 * _bump(x, 75, 22) - 15 * _bump(x, 147 + q["notch_x"], 38)
     tip = np.maximum(9 - 2.5 * q["spines"], 5)
     tibia -= (q["spine"] + q["spines"]) * (8 * _bump(x, c - 14, tip) + 12 * _bump(x, c + 19, tip + 1))
     tibia -= .45 * (q["osteophyte_tibia_lateral"] * _bump(x, 19, 7) + q["osteophyte_tibia_medial"] * _bump(x, 271, 7))
@@ -165,7 +165,7 @@ def _sides(q, bone, y, corner_lateral, corner_medial, width):
 # %% ../nbs/02_phantom.ipynb #acf3f15e
 def _femur(q, x, y, surface, texture, cloud):
     "The femur, with the notch's wall and the scar of the growth plate; rows y, columns x."
-    lateral, medial = _sides(q, "femur", y, 155 + q["level_lateral"], 161 + q["level_medial"], 8)
+    lateral, medial = _sides(q, "femur", y, 157 + q["level_lateral"], 159 + q["level_medial"], 8)
     fx, fy = x.astype(_F), y.astype(_F)[:, None]
     d = _depth((surface.astype(_F) - fy) / _slant(surface, x), np.minimum(fx - lateral, medial - fx), q["rounding"])
     out = _shade(d, q["edge"], q["femur"], q["cortex"] * .8 * np.clip(1 + .35 * cloud, .4, 1.8), texture, q["trabeculae"])
@@ -183,7 +183,7 @@ def _tibia(q, x, y, surface, texture, cloud):
     d = _depth((fy - surface.astype(_F)) / _slant(surface, x), np.minimum(fx - lateral, medial - fx), 7)
     out = _shade(d, q["edge"], q["tibia"], q["cortex"] * 1.15 * np.clip(1 + .35 * cloud, .4, 1.8), texture, q["trabeculae"])
     s = q["sclerosis"]
-    plate = (q["cortex"] * 1.5 * ((.5 + s) * (.8 * _bump(x, 80, 36) + _bump(x, 222, 36)) + .35 * _bump(x, 150, 40))).astype(_F)
+    plate = (q["cortex"] * 1.4 * ((.4 + s) * (.8 * _bump(x, 80, 36) + _bump(x, 222, 36)) + .35 * _bump(x, 150, 40))).astype(_F)
     out += np.exp((d - _F(4.2 + 1.3 * s))**2 * _F(-.5 / (2.2 + s)**2)) * plate * np.clip((surface.astype(_F) + 12 - fy) / _F(5), 0, 1) * (d > 0)
     scar = fy[70:140] - (238 + q["scar"] + 6 * np.sin((x - 30) / 40)**2).astype(_F)
     out[70:140] += np.exp(scar * scar * _F(-1 / 8)) * (_F(.02) + _F(.012) * cloud[70:140]) * (d[70:140] > 4)
@@ -251,7 +251,12 @@ def _kept(n, seed, grades):
         parts.append({k: v[keep] for k, v in q.items()}); found += keep.sum()
     return {k: np.concatenate([p[k] for p in parts])[:n] for k in parts[0]}
 
-# %% ../nbs/02_phantom.ipynb #c8ea76c9
+# %% ../nbs/02_phantom.ipynb #1d8fa956
+def _check(n, seed, split):
+    if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"n is {n!r}: ask for a whole number of knees, one or more.")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32: raise ValueError(f"seed is {seed!r}: use a whole number from 0 up, below 2**32.")
+    if split not in ("official", "knee", "participant"): raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
+
 def make_knees(
     n: int, # knees in all
     seed: int = 0,
@@ -261,9 +266,7 @@ def make_knees(
 ) -> KneeSet:
     "Synthetic knees as a `KneeSet`. The first m of them are the knees of `make_knees(m)`. Raises `ValueError` for a bad parameter."
     grades = _grades(grades)
-    if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"n is {n!r}: ask for a whole number of knees, one or more.")
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63: raise ValueError(f"seed is {seed!r}: use a whole number from 0 up.")
-    if split not in ("official", "knee", "participant"): raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
+    _check(n, seed, split)
     n, seed = int(n), int(seed)
     q = _kept(n, seed, grades)
     inverted = q["film"] < ndtri(INVERTED)
@@ -278,22 +281,21 @@ def make_knees(
     drawn = q["split"] if split == "official" else assign_splits(q["kl"], people, split, seed, q["side"])
     return KneeSet(images, q["kl"], None, people, q["side"], drawn, inverted, file, digest, grades, "phantom")
 
-# %% ../nbs/02_phantom.ipynb #472fe498
+# %% ../nbs/02_phantom.ipynb #17350f75
+def _again(knees): # [(seed, person, left)] -> latents of these persons, row of each knee
+    people = sorted({k[:2] for k in knees}) or [(0, 0)]
+    parts = [_signs(_people(seed, [p for s, p in people if s == seed])) for seed in sorted({s for s, _ in people})]
+    place = {person: i for i, person in enumerate(people)}
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}, np.array([2 * place[k[:2]] + k[2] for k in knees], int)
+
 def latents(
     knees: KneeSet, # of make_knees, or any selection of them
 ) -> pd.DataFrame: # one row a knee, in the same order
     "The truth behind each phantom: severity, signs, drawn sizes (pixels), P(KL 0..4 | severity) as p0..p4, and doubt = 1 - P(own grade)."
-    seeds = {int(s[:16], 16) for s in knees.sha256}
     parsed = [re.fullmatch(r"phantom/(\d+)([LR])\.png", f) for f in knees.file]
     known = all(parsed) and all(s == _sha256(int(s[:16], 16), int(m[1]), m[2]) for s, m in zip(knees.sha256, parsed))
     if not known: raise ValueError(f"{knees.name} holds knees that revision {REVISION} of the phantom did not draw: no truth is known for them.")
-    rows = []
-    for s, m in zip(knees.sha256, parsed): rows.append((int(s[:16], 16), int(m[1]), m[2] == "L"))
-    unique = sorted({r[:2] for r in rows})
-    place = {u: i for i, u in enumerate(unique)}
-    parts = [_signs(_people(seed, [p for s, p in unique if s == seed])) for seed in sorted(seeds)]
-    q = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]} if parts else _signs(_people(0, [0]))
-    at = np.array([2 * place[r[:2]] + r[2] for r in rows], int)
+    q, at = _again([(int(s[:16], 16), int(m[1]), m[2] == "L") for s, m in zip(knees.sha256, parsed)])
     names = ("severity", "jsw_lateral", "jsw_medial", *SIGNS)
     p = grade_probabilities(q["severity"][at])
     frame = pd.DataFrame({"file": knees.file, "participant": knees.participant, "side": knees.side, "kl": knees.kl, **{k: q[k][at] for k in names}})
@@ -308,7 +310,8 @@ def readers(
 ) -> np.ndarray: # (N, n_readers) int, KL grades
     "Independent readers of the same knees: each draws from P(KL | severity), restricted to `grades` where given."
     if not isinstance(n_readers, (int, np.integer)) or n_readers < 1: raise ValueError(f"n_readers is {n_readers!r}: ask for one reader or more.")
+    if not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: use a whole number from 0 up.")
     allowed = np.array(_grades(GRADES if grades is None else grades))
     p = latents(knees)[[f"p{k}" for k in allowed]].to_numpy().cumsum(1)
-    u = np.array([np.random.default_rng([seed, int(s[16:32], 16)]).random(n_readers) for s in knees.sha256]).reshape(-1, n_readers)
+    u = np.array([np.random.default_rng([int(seed), int(s[16:32], 16)]).random(n_readers) for s in knees.sha256]).reshape(-1, n_readers)
     return allowed[(u[..., None] * p[:, None, -1:] > p[:, None]).sum(-1)]

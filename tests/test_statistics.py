@@ -1,0 +1,321 @@
+"""koa_repro.stats against slow, independent implementations and against its own promises, on random cases."""
+import csv
+import re
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from sklearn import metrics as sk
+from statsmodels.stats.multitest import multipletests
+
+from koa_repro.house import manifests
+from koa_repro import stats
+
+quick = settings(max_examples=40, deadline=None)
+
+
+def auc_by_pairs(y, score, w):
+    won = total = 0.0
+    for i, j in product(np.flatnonzero(y == 1), np.flatnonzero(y == 0)):
+        won += w[i] * w[j] * (1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0)
+        total += w[i] * w[j]
+    return won / total if total else np.nan
+
+
+def frames(people=30, seeds=2, seed=0, classes=2):
+    rng, world = np.random.default_rng(seed), np.random.default_rng(99)
+    who = np.repeat(np.arange(people), 1 + (world.random(people) < 0.5))
+    label = np.concatenate([np.arange(classes), world.integers(0, classes, len(who) - classes)])
+    out = []
+    for _ in range(seeds):
+        p = rng.dirichlet(np.ones(classes), len(who)) + 0.5 * np.eye(classes)[label]
+        p /= p.sum(1, keepdims=True)
+        out.append(pd.DataFrame(dict(file=[f"{i}.png" for i in range(len(who))], participant=[f"x{i}" for i in who], side="R",
+                                     kl=label * 2 if classes == 2 else label, label=label, split="test", **{f"p{k}": p[:, k] for k in range(classes)})))
+    return out
+
+
+# metrics
+
+@quick
+@given(st.integers(2, 60), st.integers(0, 3), st.integers(0, 10_000))
+def test_metrics_agree_with_scikit_learn(n, decimals, seed):
+    rng = np.random.default_rng(seed)
+    y, score = np.r_[0, 1, rng.integers(0, 2, n - 2)], np.round(rng.random(n), decimals)
+    got, call = stats.binary_metrics(y, score), score >= 0.5
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(y, call))
+    assert got["f1"] == pytest.approx(sk.f1_score(y, call, zero_division=0))
+    assert got["sensitivity"] == pytest.approx(sk.recall_score(y, call))
+    assert got["specificity"] == pytest.approx(sk.recall_score(1 - y, ~call))
+    assert got["auc"] == pytest.approx(sk.roc_auc_score(y, score))
+
+
+@quick
+@given(st.integers(2, 25), st.integers(0, 10_000))
+def test_weights_are_repetitions(n, seed):
+    rng = np.random.default_rng(seed)
+    y, score, w = rng.integers(0, 2, n), np.round(rng.random(n), 1), rng.integers(0, 4, n)
+    if not w.sum(): return
+    repeated = stats.binary_metrics(np.repeat(y, w), np.repeat(score, w))
+    for m in stats.METRICS:
+        got = stats.measure(m, y == 1, score[None])(w[None].astype(float))[0, 0]
+        assert got == pytest.approx(repeated[m], nan_ok=True)
+    assert stats.measure("auc", y == 1, score[None])(w[None].astype(float))[0, 0] == pytest.approx(auc_by_pairs(y, score, w), nan_ok=True)
+
+
+def test_degenerate_metrics():
+    assert np.isnan(stats.binary_metrics([1, 1], [0.2, 0.9])["auc"]) and np.isnan(stats.binary_metrics([1, 1], [0.2, 0.9])["specificity"])
+    assert stats.binary_metrics([1, 0], [0.1, 0.1])["f1"] == 0
+    assert stats.binary_metrics([0, 0], [0.1, 0.1])["f1"] == 0
+    assert stats.binary_metrics([1, 0], [0.3, 0.3], threshold=0.3) == dict(accuracy=0.5, f1=pytest.approx(2 / 3), sensitivity=1, specificity=0, auc=0.5)
+
+
+@pytest.mark.parametrize("y, score, word", [([0, 2], [0.1, 0.2], "row 1"), ([0, 1], [0.1, np.nan], "row 1"), ([0, 1], [0.1], "same length"), ([], [], "empty")])
+def test_bad_metrics_input_is_named(y, score, word):
+    with pytest.raises(ValueError, match=word): stats.binary_metrics(y, score)
+
+
+# stacking
+
+def test_stack_aligns_by_file_and_keeps_values():
+    a, b = frames(seed=1), frames(seed=2)
+    runs = stats.stack(dict(a=a, b=[f.sample(frac=1, random_state=3) for f in b]))
+    assert np.array_equal(runs["a"].file, runs["b"].file) and np.array_equal(runs["a"].label, runs["b"].label)
+    assert np.array_equal(runs["b"].score, np.stack([f.p1 for f in b])) and runs["b"].seeds == 2
+    assert np.array_equal(runs["b"].confidence[1], np.where(b[1].label == 1, b[1].p1, b[1].p0))
+
+
+def test_stack_five_grades():
+    five = frames(seed=4, classes=5)
+    p = stats.stack(dict(five=five))["five"]
+    assert np.allclose(p.score[0], five[0][["p2", "p3", "p4"]].sum(axis=1)) and np.array_equal(p.positive, five[0].kl >= 2)
+    assert np.array_equal(p.right[1], five[1][[f"p{k}" for k in range(5)]].to_numpy().argmax(1) == five[1].label)
+
+
+def broken(change):
+    a, b = frames(seed=1), frames(seed=2)
+    b[1] = change(b[1].copy())
+    return dict(a=a, b=b)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda f: f.iloc[1:], "b, run 1: 0.png"),
+    (lambda f: f.assign(file=f.file.replace("5.png", "5000.png")), "b, run 1: 5"),
+    (lambda f: pd.concat([f, f.iloc[[7]]]), "b, run 1: 7.png occurs twice"),
+    (lambda f: f.assign(p1=f.p1.mask(f.file == "3.png")), "b, run 1: .*3.png"),
+    (lambda f: f.assign(participant=f.participant.replace("x2", "y")), "b, run 1: .*participant"),
+    (lambda f: f.drop(columns="kl"), "b, run 1: .*'kl'"),
+    (lambda f: f.assign(split="val"), "b, run 1: .*'test'"),
+])
+def test_stack_names_run_and_knee(change, words):
+    with pytest.raises(ValueError, match=words): stats.stack(broken(change))
+
+
+def test_stack_refuses_labels_that_are_not_the_grades_index():
+    bad = frames(seed=1)
+    bad[0].loc[0, "label"] = 1 - bad[0].loc[0, "label"]
+    with pytest.raises(ValueError, match="label and grade disagree"): stats.stack(dict(a=bad))
+
+
+# resampling
+
+def test_draws_count_participants_and_repeat_with_the_seed():
+    who = np.array(list("aabcdde"))
+    d, e = stats.draws(who, n=1200, seed=4), stats.draws(who, n=1200, seed=4)
+    assert np.array_equal(d.counts, e.counts) and d.counts.shape == (1200, 5) and (d.counts.sum(1) == 5).all()
+    assert not np.array_equal(d.counts, stats.draws(who, n=1200, seed=5).counts)
+    w = np.concatenate(list(d.weights(chunk=7)))
+    assert np.array_equal(w[:, 0], w[:, 1]) and np.array_equal(w[:, 4], w[:, 5])
+    # a participant is drawn once on average, with the variance 1 - 1/G of the multinomial
+    assert d.counts.mean(0) == pytest.approx(np.ones(5), abs=5 * np.sqrt(0.8 / 1200))
+    assert d.counts.var() == pytest.approx(0.8, abs=0.1)
+
+
+def test_one_participant_is_refused():
+    with pytest.raises(ValueError, match="at least two"): stats.draws(["a", "a"])
+
+
+@pytest.mark.parametrize("metric", stats.METRICS)
+def test_interval_against_a_loop(metric):
+    p = stats.stack(dict(a=frames(seed=1, seeds=3)))["a"]
+    drawn = stats.draws(p.participant, n=39, seed=2)
+    names, shares = np.unique(p.participant), drawn.of_seeds(3)
+    slow = []
+    for b in range(39):
+        knees = [i for g, k in enumerate(drawn.counts[b]) for _ in range(k) for i in np.flatnonzero(p.participant == names[g])]
+        slow.append(sum(shares[b, s] * stats.binary_metrics(p.positive[knees], p.score[s, knees])[metric] for s in range(3)))
+    got = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
+    assert got.replicates == pytest.approx(np.array(slow))
+    assert (got.low, got.high) == pytest.approx((min(slow), max(slow))) # (39 + 1) 0.025 = 1: the first and the last
+    assert got.estimate == pytest.approx(np.mean([stats.binary_metrics(p.positive, s)[metric] for s in p.score]))
+    assert got.seeds == 3 and got.over == "participants and seeds" and got.estimate == pytest.approx(np.mean(got.per_seed))
+
+
+def test_one_seed_says_so():
+    x = (np.arange(40) % 5 > 0).astype(float)
+    assert stats.bootstrap_interval(x, np.arange(40) // 2).over == "participants"
+    assert stats.bootstrap_interval(x).over == "knees"
+    one = stats.paired_difference(x, x[::-1], clusters=np.arange(40) // 2)
+    assert one.seeds == 1 and stats.decide(one) == "not decided"
+
+
+def test_standard_error_is_the_clusters():
+    # every participant's two knees agree: the error of the mean is that of 60 participants, not of 120 knees
+    x = np.random.default_rng(0).random(60)
+    both = stats.bootstrap_interval(np.repeat(x, 2), np.repeat(np.arange(60), 2), seed=1)
+    assert both.replicates.std() == pytest.approx(x.std() / np.sqrt(60), rel=0.05)
+    assert stats.bootstrap_interval(np.repeat(x, 2), seed=1).replicates.std() == pytest.approx(x.std() / np.sqrt(120), rel=0.05)
+
+
+def test_student_widens_by_the_seeds_spread():
+    shift, x = np.array([-0.1, 0.0, 0.1, 0.2]), np.random.default_rng(0).random(100)
+    people = stats.bootstrap_interval(x).replicates
+    student = stats.bootstrap_interval(x + shift[:, None], student=True)
+    t = (student.replicates - 0.05 - people) / (shift.std(ddof=1) / 2)
+    # Student's t with three degrees of freedom: its quartiles, within five standard errors of a quantile from 10,000
+    assert np.quantile(t, [0.25, 0.5, 0.75]) == pytest.approx([-0.765, 0, 0.765], abs=0.08)
+    assert student.over.endswith("(Student)")
+
+
+# intervals, differences, families
+
+@quick
+@given(st.integers(0, 10_000), st.sampled_from([0.8, 0.9, 0.95, 0.99]), st.integers(0, 2))
+def test_interval_and_p_never_contradict(seed, level, decimals):
+    rng = np.random.default_rng(seed)
+    r = np.round(rng.normal(rng.uniform(-4, 4), 1.5, 999), decimals) # rounded: many exact zeros
+    low, high = stats.percentile(r, level)
+    assert (low > 0 or high < 0) == (stats.two_sided(r) <= 1 - level + 1e-12)
+
+
+def test_percentile_edges():
+    r = np.arange(1, 100.0)
+    assert stats.percentile(r, 0.9) == (5, 95) and stats.percentile(np.r_[r, np.nan], 0.9) == (5, 95)
+    assert np.isnan(stats.percentile(np.full(5, np.nan))).all() and np.isnan(stats.two_sided(np.full(5, np.nan)))
+    with pytest.raises(ValueError, match="at least 200"): stats.percentile(r, 0.99)
+    with pytest.raises(ValueError, match="between 0 and 1"): stats.percentile(r, 95)
+
+
+def test_difference_is_antisymmetric_and_paired():
+    runs = stats.stack(dict(a=frames(seed=1, seeds=3), b=frames(seed=2, seeds=3), c=frames(seed=3, seeds=2)))
+    for metric in stats.METRICS:
+        ab, ba = (stats.paired_difference(runs[x], runs[y], metric, n=999) for x, y in ("ab", "ba"))
+        assert np.allclose(ab.replicates, -ba.replicates) and ab.p == ba.p and np.isclose(ab.low, -ba.high)
+        apart = [stats.bootstrap_interval(runs[x], metric=metric, n=999) for x in "ab"]
+        assert np.allclose(ab.replicates, apart[0].replicates - apart[1].replicates) # the same participants and seeds
+    other = stats.paired_difference(runs["a"], runs["c"], n=999)
+    assert other.seeds == 2 and other.per_seed == ()
+    with pytest.raises(ValueError, match="same number of runs"): stats.paired_difference(runs["a"], runs["c"], n=99, paired=True)
+    same = stats.paired_difference(runs["a"], runs["a"], n=999)
+    assert (same.low, same.high, same.p) == (0, 0, 1) and stats.decide(same) == "not decided"
+
+
+def test_mean_difference_is_the_mean_with_the_same_draws():
+    runs = list(stats.stack({str(i): frames(seed=i) for i in range(6)}).values())
+    pairs = list(zip(runs[:3], runs[3:]))
+    mean, each = stats.mean_difference(pairs, "f1", n=500), [stats.paired_difference(a, b, "f1", n=500) for a, b in pairs]
+    assert np.allclose(mean.replicates, np.mean([d.replicates for d in each], axis=0))
+    assert mean.estimate == pytest.approx(np.mean([d.estimate for d in each]))
+
+
+def test_differently_ordered_runs_are_refused():
+    a = stats.stack(dict(a=frames(seed=1)))["a"]
+    b = stats.stack(dict(b=[f.iloc[::-1] for f in frames(seed=2)]))["b"]
+    with pytest.raises(ValueError, match="align them"): stats.paired_difference(a, b)
+
+
+@pytest.mark.parametrize("values, clusters, word", [(np.ones(5), np.arange(6), "do not fit"), (np.array([1, np.nan, 0]), None, "knee 1")])
+def test_bad_values_are_named(values, clusters, word):
+    with pytest.raises(ValueError, match=word): stats.bootstrap_interval(values, clusters, n=99)
+    with pytest.raises(ValueError, match="needs `clusters`"): stats.bootstrap_interval(lambda w: w)
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_agrees_with_statsmodels(p):
+    assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+@quick
+@given(st.integers(0, 10_000), st.integers(1, 16))
+def test_holm_intervals_decide_as_holm(seed, m):
+    rng = np.random.default_rng(seed)
+    found = {}
+    for i in range(m):
+        r = rng.normal(rng.choice([0, 2, 3, 4]), 1, 1999)
+        found[f"c{i}"] = stats.Interval(r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    got = stats.holm_intervals(found)
+    rejected, adjusted = multipletests([d.p for d in found.values()], 0.05, "holm")[:2]
+    assert [d.low > 0 or d.high < 0 for d in got.values()] == rejected.tolist()
+    assert [d.p for d in got.values()] == pytest.approx(adjusted) and list(got) == list(found)
+    assert all(g.level >= 0.95 - 1e-12 for g in got.values())
+    with pytest.raises(ValueError, match="position 1"): stats.holm([0.1, np.nan])
+
+
+def test_holm_stops_at_the_first_that_is_not_significant():
+    # p values just above 0.025: each would pass alone at 0.05, Holm passes neither, and neither interval may exclude 0
+    r = np.r_[np.linspace(-1, -0.01, 30), np.linspace(0.01, 2, 1969)]
+    pair = [stats.Interval(1, *stats.percentile(x), stats.two_sided(x), 0.95, 3, "", (), x) for x in (r, np.r_[r, -0.5])]
+    assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair)
+    assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in stats.holm_intervals(pair))
+
+
+# verdicts
+
+def interval(low, high, seeds=3): return stats.Interval((low + high) / 2, low, high, np.nan, 0.95, seeds, "")
+
+
+@quick
+@given(st.floats(-0.1, 0.1), st.floats(0, 0.1), st.sampled_from([0, 0.01, 0.05]))
+def test_verdicts_follow_the_plan(low, width, margin):
+    # "one seed, or an interval that holds both 0 and the margin: not decided", written out anew
+    high, i = low + width, interval(low, low + width)
+    inside = lambda x: low <= x <= high
+    expected = "holds" if low > 0 else "not decided" if inside(0) and inside(margin) else "fails"
+    assert stats.decide(i, "above", margin) == expected
+    assert stats.decide(interval(-high, -low), "below", margin) == expected
+    expected = "holds" if -margin < low and high < margin else "not decided" if inside(0) and (inside(margin) or inside(-margin)) else "fails"
+    assert stats.decide(i, "inside", margin) == expected
+    assert stats.decide(interval(low + 0.85, high + 0.85), "reaches", 0.85) == ("holds" if low + 0.85 >= 0.85 else "not decided" if high + 0.85 >= 0.85 else "fails")
+    expected = "holds" if low > -margin else "not decided" if inside(0) and inside(-margin) else "fails"
+    assert stats.decide(i, "non-inferior", margin) == expected
+    for rule in ("above", "inside", "non-inferior", "exceeds", "contains"):
+        assert stats.decide(interval(low, high, seeds=1), rule, margin) == "not decided"
+        assert stats.decide(i, rule, margin, profile="smoke") == "no verdict"
+
+
+def test_verdict_edges():
+    assert stats.decide(interval(-0.012, 0.004), "inside", 0.01) == stats.decide(interval(-0.004, 0.012), "inside", 0.01) == "not decided"
+    assert stats.decide(interval(np.nan, np.nan)) == "not decided"
+    assert stats.together([]) == "not decided" and stats.together(["holds", "holds"]) == "holds"
+    assert stats.together(["holds", "not decided", "fails"]) == "fails" and stats.together(["holds", "no verdict"]) == "no verdict"
+    assert stats.decide(interval(0.88, 0.93), "contains", reference=0.90) == "holds"
+    assert stats.decide(interval(0.91, 0.93), "contains", reference=0.90) == "fails"
+    with pytest.raises(ValueError, match="Unknown rule"): stats.decide(interval(0, 1), "beyond")
+    with pytest.raises(ValueError, match="C99"): stats.claim("C99")
+
+
+def test_every_claim_has_its_rule_or_is_known_to_need_several():
+    ids = pd.read_csv(manifests() / "claims.csv").id
+    assert set(ids) - set(stats.RULES) == {"C19", "C20", "C22"} and set(stats.RULES) <= set(ids)
+    for id in stats.RULES: assert stats.verdict(id, interval(-9, 9)) == "not decided"
+    assert stats.claim("C04").margin == 0.01
+
+
+# the paper's numbers
+
+def test_paper_numbers_are_tidy_and_fit_one_another():
+    table = stats.paper_numbers()
+    assert not table.duplicated(["table", "row", "column"]).any() and (table[["row", "column", "unit", "section"]] != "").all(axis=None)
+    assert table.groupby("table").size().drop("text").to_dict() == {"III": 12, "IV": 51, "V": 60, "VI": 21, "VII": 18}
+    with open(manifests() / "paper_numbers.csv", newline="") as f:
+        assert all(re.fullmatch(r"\d+(\.\d+)?", row["value"]) for row in csv.DictReader(f))
+    six = stats.paper_numbers("VI").pivot(index="row", columns="column", values="value")
+    assert (six["accuracy hybrid"] - six["accuracy ce"]).to_numpy() == pytest.approx(six["difference"].to_numpy(), abs=0.006)
+    five = stats.paper_numbers("V").pivot(index="row", columns="column", values="value")
+    assert five[["alpha", "beta", "gamma"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(12)) and five.accuracy.idxmax() == "7:2:1 eps 0.15"
+    four = stats.paper_numbers("IV").pivot(index="row", columns="column", values="value")
+    assert len(four) == 17 and four.accuracy.idxmax() == "Ours" and (four.accuracy[six.index] == six["accuracy ce"]).all()
+    with pytest.raises(ValueError, match="No table"): stats.paper_numbers("VIII")
