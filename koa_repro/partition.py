@@ -18,7 +18,7 @@ def _check_labels(labels: Tensor, classes: int | None, values: bool):
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels are of type {labels.dtype}: give class indices as whole numbers, 0 to K-1.")
     if not values: return
-    bad = (labels < 0) | (labels >= (classes if classes is not None else torch.iinfo(torch.int64).max))
+    bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if bad.any():
         i = int(bad.nonzero()[0])
         allowed = f"class indices from 0 to {classes - 1}" if classes is not None else "class indices from 0"

@@ -64,7 +64,8 @@ def binary_metrics(
     y, score = np.asarray(y), np.asarray(score, float)
     if y.ndim != 1 or y.shape != score.shape: raise ValueError(f"Labels {y.shape} and scores {score.shape} must be two vectors of the same length.")
     if not len(y): raise ValueError("There is no knee to compute a metric of: the labels are empty.")
-    if not np.isin(y, (0, 1)).all(): raise ValueError(f"Labels must be 0 or 1, but row {int(np.argmin(np.isin(y, (0, 1))))} holds {y[~np.isin(y, (0, 1))][0]}.")
+    odd = np.flatnonzero(~np.isin(y, (0, 1)))
+    if len(odd): raise ValueError(f"Labels must be 0 or 1, but row {odd[0]} holds {y[odd[0]]}.")
     if not np.isfinite(score).all(): raise ValueError(f"The score in row {int(np.argmin(np.isfinite(score)))} is not a finite number.")
     ones = np.ones((1, len(y)))
     return {m: float(measure(m, y == 1, score[None], threshold=threshold)(ones)[0, 0]) for m in METRICS}
@@ -111,7 +112,8 @@ def _checked(frame, split, name) -> pd.DataFrame:
     if missing: raise ValueError(f"{name}: the predictions lack the column {missing[0]!r}.")
     part = frame[frame["split"] == split]
     if not len(part): raise ValueError(f"{name}: there is no knee of the split {split!r} among the predictions.")
-    if part["file"].duplicated().any(): raise ValueError(f"{name}: {part['file'][part['file'].duplicated()].iloc[0]} occurs twice in the split {split!r}.")
+    twice = part["file"][part["file"].duplicated()]
+    if len(twice): raise ValueError(f"{name}: {twice.iloc[0]} occurs twice in the split {split!r}.")
     p = part[[c for c in part if c[0] == "p" and c[1:].isdigit()]].to_numpy(float)
     odd = ~(np.isfinite(p).all(1) & (abs(p.sum(1) - 1) < 1e-3))
     if odd.any(): raise ValueError(f"{name}: the probabilities of {part['file'].iloc[odd.argmax()]} are not finite or do not sum to 1.")
@@ -122,7 +124,7 @@ def _like(part, first, name) -> pd.DataFrame:
     lone = first.index.difference(part.index).union(part.index.difference(first.index))
     if len(lone): raise ValueError(f"{name}: {lone[0]} is not among the knees of every run; compare runs on the same knees only.")
     part = part.loc[first.index]
-    same = (part["kl"].to_numpy() == first["kl"].to_numpy()) & (part["participant"].astype(str).to_numpy() == first["participant"].astype(str).to_numpy())
+    same = np.all([part[c].astype(str).to_numpy() == first[c].astype(str).to_numpy() for c in ("kl", "participant")], axis=0)
     if not same.all(): raise ValueError(f"{name}: {part.index[same.argmin()]} has another grade or participant than in the first run.")
     return part
 
@@ -220,7 +222,7 @@ def percentile(
     kept = np.sort(replicates[np.isfinite(replicates)])
     if not len(kept): return np.nan, np.nan
     k = int((len(kept) + 1) * (1 - level) / 2 + 1e-9)
-    if k < 1: raise ValueError(f"{len(kept)} resamples are too few for a level of {level:.5f}: ask for n of at least {int(np.ceil(2 / (1 - level)))}.")
+    if k < 1: raise ValueError(f"{len(kept)} resamples are too few for a level of {level:.5f}: ask for n of at least {np.ceil(2 / (1 - level)):.0f}.")
     return float(kept[k - 1]), float(kept[-k])
 
 def two_sided(
@@ -235,7 +237,8 @@ def _statistic(x, metric, knees) -> Callable:
     "The function of weights that belongs to an array, a function or `Predictions`, with its size and values checked."
     if callable(x): return x
     values = x.score if isinstance(x, Predictions) else np.atleast_2d(np.asarray(x, float))
-    if values.ndim != 2 or values.shape[1] != knees: raise ValueError(f"Values of shape {values.shape} do not fit the {knees} knees that are resampled: (seeds, knees) is wanted.")
+    if values.ndim != 2 or values.shape[1] != knees:
+        raise ValueError(f"Values of shape {values.shape} do not fit the {knees} knees that are resampled: (seeds, knees) is wanted.")
     if not np.isfinite(values).all(): raise ValueError(f"The value of knee {int(np.argmin(np.isfinite(values).all(0)))} is not a finite number.")
     return x.measure(metric) if isinstance(x, Predictions) else lambda w: w @ values.T / w.sum(1, keepdims=True)
 
@@ -312,7 +315,8 @@ def mean_difference(
 ) -> Interval: # in the metric's unit
     "Mean over the pairs of a - b, all with the same resamples (claim C01: the mean over six placements)."
     files = [x.file for pair in pairs for x in pair if isinstance(x, Predictions)]
-    if any(not np.array_equal(files[0], f) for f in files[1:]): raise ValueError("The runs hold other knees, or another order: align them with one call of `stack`.")
+    if any(not np.array_equal(files[0], f) for f in files[1:]):
+        raise ValueError("The runs hold other knees, or another order: align them with one call of `stack`.")
     return _bootstrap(pairs, metric, _clusters(pairs[0][0], clusters, drawn), n, seed, level, paired, student, drawn, test=True)
 
 def paired_difference(
@@ -363,7 +367,8 @@ def paper_numbers(
 ) -> pd.DataFrame: # table, row, column, value as printed (percent), unit, section, note
     "The paper's printed numbers, from `data_manifests/paper_numbers.csv`."
     numbers = pd.read_csv(manifests() / "paper_numbers.csv", keep_default_na=False)
-    if table is not None and table not in set(numbers["table"]): raise ValueError(f"No table {table!r}: choose one of {', '.join(numbers['table'].unique())}.")
+    known = list(numbers["table"].unique())
+    if table is not None and table not in known: raise ValueError(f"No table {table!r}: choose one of {', '.join(known)}.")
     return numbers if table is None else numbers[numbers["table"] == table].reset_index(drop=True)
 
 # %% ../nbs/14_statistics.ipynb #776fa8f5

@@ -8,7 +8,7 @@ from koa_repro.phantom import CUTS, TAU, _draw, _people, _signs, best_accuracy, 
 
 @pytest.fixture(scope="module")
 def knees():
-    return make_knees(400, seed=3, grades=GRADES)
+    return make_knees(300, seed=3, grades=GRADES)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def test_prefix(grades):
 
 
 def test_shape_and_names(knees):
-    assert knees.images.shape == (400, 300, 300) and knees.images.dtype == np.uint8 and knees.name == "phantom"
-    assert len(set(knees.file)) == 400 and all(f == f"phantom/{p[1:]}{s}.png" for f, p, s in zip(knees.file, knees.participant, knees.side))
+    assert knees.images.shape == (300, 300, 300) and knees.images.dtype == np.uint8 and knees.name == "phantom"
+    assert len(set(knees.file)) == 300 and all(f == f"phantom/{p[1:]}{s}.png" for f, p, s in zip(knees.file, knees.participant, knees.side))
     assert all(len(s) == 64 for s in knees.sha256)
 
 
 @pytest.mark.parametrize("split", ["official", "participant", "knee"])
 def test_splits(split):
-    knees = make_knees(120, seed=1, split=split)
+    knees = make_knees(90, seed=1, split=split)
     shares = knees.summary().sum(axis=1) / len(knees)
     assert np.abs(shares[["train", "val", "test"]] - [.7, .1, .2]).max() < .06
     apart = all(len(set(knees.split[knees.participant == p])) == 1 for p in set(knees.participant))
@@ -80,7 +80,7 @@ def test_inverted_films_come_in_pairs_and_are_put_right():
 
 def test_two_knees_of_a_person_are_alike(truth):
     pairs = truth.pivot(index="participant", columns="side", values=["severity", "jsw_medial", "osteophyte_tibia_medial"]).dropna()
-    assert len(pairs) > 150
+    assert len(pairs) > 120
     for name in ("severity", "jsw_medial", "osteophyte_tibia_medial"):
         r = np.corrcoef(pairs[name]["L"].astype(float), pairs[name]["R"].astype(float))[0, 1]
         assert .35 < r < .95, name
@@ -129,7 +129,7 @@ def test_truth_is_for_phantoms_only(knees):
 
 def test_readers_agree_as_doubt_says(knees, truth):
     others = readers(knees, 60, seed=2)
-    assert others.shape == (400, 60)
+    assert others.shape == (300, 60)
     disagree = (others != knees.kl[:, None]).mean(1)
     error = np.sqrt(truth.doubt * (1 - truth.doubt) / 60)
     assert (np.abs(disagree - truth.doubt) < 5 * error + .02).all() # + .02: a doubt near 0 has no normal error
@@ -145,7 +145,7 @@ def test_readers_are_stable(knees):
 
 @pytest.mark.parametrize("grades", [(0, 2), (0, 1), GRADES])
 def test_ceiling_is_what_simulation_gives(grades):
-    n = 400_000
+    n = 200_000
     severity, error = np.random.default_rng(11).standard_normal((2, n))
     kl = np.searchsorted(CUTS, severity + TAU * error)
     kept = np.isin(kl, grades)
