@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'LOSSES', 'REVISION', 'EXECUTORS', 'PROFILES', 'RunSpec', 'read_spec', 'knees_id', 'knee_frame', 'Run',
-           'references', 'find', 'state_of', 'build_network', 'build_loss', 'predict_frame', 'make_run', 'device_name',
-           'ensure', 'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named', 'Study', 'study_knees',
-           'study_frame', 'study_spec', 'study_runs']
+           'references', 'find', 'state_of', 'keep_reference', 'build_network', 'build_loss', 'predict_frame',
+           'make_run', 'device_name', 'ensure', 'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named',
+           'Study', 'study_knees', 'study_frame', 'study_spec', 'study_runs', 'notebook_study']
 
-# %% ../nbs/12_runs.ipynb #9f9f8a85
-import hashlib, inspect, json, os, shutil, subprocess, sys, tempfile, time
+# %% ../nbs/12_runs.ipynb #be6e3d3c
+import ast, hashlib, inspect, json, os, shutil, subprocess, sys, tempfile, time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, asdict, replace, is_dataclass
 from pathlib import Path
@@ -161,6 +161,15 @@ def state_of(
     try: return f"epoch {json.loads(file.read_text())['epoch']} of {spec.recipe.epochs}"
     except (OSError, ValueError): return "not launched"
 
+# %% ../nbs/12_runs.ipynb #78fb88a6
+def keep_reference(run: Run) -> Path:
+    "Copy a run's description, history, predictions and provenance to the references, unless it is there."
+    target = references() / run.spec.id
+    if not target.exists():
+        shutil.copytree(run.path, target.with_suffix(".new"), ignore=shutil.ignore_patterns("*.pt"))
+        os.replace(target.with_suffix(".new"), target)
+    return target
+
 # %% ../nbs/12_runs.ipynb #3c9909f5
 def build_network(spec: RunSpec) -> nn.Module:
     "The untrained network of a spec; its weights follow from the seed alone."
@@ -288,7 +297,7 @@ def _watch(workers, specs, store, progress):
     with tqdm(total=sum(s.recipe.epochs for s in specs), desc=f"{len(specs)} runs", unit="epoch", disable=not progress, leave=False) as bar:
         while any(w.poll() is None for w in workers):
             time.sleep(.5)
-            bar.n = sum(map(done, specs)); bar.refresh()
+            if (now := sum(map(done, specs))) != bar.n: bar.update(now - bar.n)
 
 # %% ../nbs/12_runs.ipynb #22416c26
 def save_knees(knees: KneeSet, folder: Path):
@@ -325,8 +334,8 @@ class Profile:
     says: str = "" # what differs from the paper, for titles and tables
 
 PROFILES = dict(
-    smoke=Profile(Recipe(epochs=2, pixels=32, schedule="onecycle", rate=3e-3), dict(padding=1), phantom=480, verdict=False,
-                  says="smoke: 2 one-cycle epochs at 32 x 32 pixels with padding, to show that everything runs"),
+    smoke=Profile(Recipe(epochs=2, batch=8, pixels=32, schedule="onecycle", rate=3e-3), dict(padding=1), phantom=480, verdict=False,
+                  says="smoke: 2 one-cycle epochs in batches of 8 at 32 x 32 pixels with padding, to show that everything runs"),
     preview=Profile(Recipe(epochs=6, pixels=64, schedule="onecycle", rate=3e-3), dict(padding=1),
                     says="preview: 6 one-cycle epochs at 64 x 64 pixels with padding, not the paper's 500 at 128 x 128"),
     fast=Profile(Recipe(epochs=30, schedule="onecycle", rate=3e-3), says="fast: 30 one-cycle epochs, not the paper's 500"),
@@ -415,6 +424,17 @@ def study_runs(
     "The runs of these specs."
     if study.data == "reference": return [find(s, study.runs) for s in specs]
     return ensure(specs, study.runs, lambda spec: study_knees(study, spec.grades, spec.split), executor="local")
+
+# %% ../nbs/12_runs.ipynb #08a31650
+def notebook_study(
+    names: dict, # the notebook's `globals()`, with its five parameters
+) -> Study:
+    "The study of a notebook's parameters. Raises `ValueError` for a name that papermill injected and the notebook does not know."
+    known = [f.name for f in fields(Study)]
+    injected = next((c for c in names.get("In", []) if c.startswith("# Parameters")), "")
+    strange = [t.id for line in ast.parse(injected).body for t in line.targets if t.id not in known]
+    if strange: raise ValueError(f"This notebook has no parameter {', '.join(strange)}: it takes {', '.join(known)}.")
+    return Study(**{k: names[k] for k in known})
 
 # %% ../nbs/12_runs.ipynb #7ed075cc
 if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules: worker(*sys.argv[1:])

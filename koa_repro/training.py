@@ -195,7 +195,7 @@ class Trainer:
     def observe(self, index: Tensor) -> Tensor:
         "Logits of some validation knees in evaluation mode, shown to the loss if it wants them."
         logits = predict(self.model, self.val, self.precision, index)
-        if hasattr(self.loss, "observe_validation"): self.loss.observe_validation(logits, self.val.labels[index])
+        if hasattr(self.loss, "observe_validation"): self.loss.observe_validation(logits, self.val.labels[index], validate=False)
         return logits
 
     def run_epoch(self, tick: Callable[[], None] = lambda: None) -> dict:
@@ -208,6 +208,7 @@ class Trainer:
         if len(bad): raise NonFiniteLoss(f"The loss is {losses[bad[0, 0]].item()} at epoch {self.epoch + 1}, step {bad[0, 0].item() + 1}: lower the learning rate or look at the knees.")
         seconds = time.perf_counter() - start
         val_logits = self.observe(torch.arange(len(self.val), device=self.device))
+        if not torch.isfinite(val_logits).all(): raise NonFiniteLoss(f"The validation logits are no numbers after epoch {self.epoch + 1}: lower the learning rate.")
         row = dict(epoch=self.epoch + 1, loss=losses.mean().item(), seconds=seconds, knees_a_second=labels.numel() / seconds,
                    **summarise(logits, labels, self.loss), **validation(val_logits, self.val.labels))
         self.history.append(row); self.epoch += 1
