@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .runs import Run, RunSpec, Study, study_runs, study_spec
-from .stats import Interval, bootstrap_metrics, claim, draws, holm_intervals, mean_difference, paper_numbers, stack, verdict
+from .stats import Interval, bootstrap_metrics, draws, holm_intervals, mean_difference, stack
+from .claims import claim, paper_numbers, verdict
 
 # %% ../nbs/20_table3_pooling.ipynb #990ec494
 PLACEMENTS = ((4,), (1, 4), (2, 4), (3, 4), (1, 2, 4), (1, 2, 3, 4))
@@ -40,9 +41,10 @@ def rows_of(
 def aligned(
     rows: Mapping[str, Sequence[Run | None]],
     split: str = "test",
+    weights: str = "best", # those that did best on validation, or the last
 ): # row -> `Predictions` of the rows that have any run
     "Test predictions of every row that was run, on the same knees."
-    return stack({name: [r.predictions() for r in runs if r] for name, runs in rows.items() if any(runs)}, split) if any(map(any, rows.values())) else {}
+    return stack({name: [r.predictions(weights) for r in runs if r] for name, runs in rows.items() if any(runs)}, split) if any(map(any, rows.values())) else {}
 
 # %% ../nbs/20_table3_pooling.ipynb #a5beb557
 def pooling_table(
@@ -126,7 +128,7 @@ def pooling_claims(
     six = {placed(p): found[placed(p)] for p in PLACEMENTS if placed(p) in found}
     parts = dict(C01=found.get("mean"), C02=holm_intervals(six) if len(six) == len(PLACEMENTS) else None, C03=found.get("P1+P2+P3+P4 - P4"))
     return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=_points(part),
-                              verdict=("no verdict" if not study.verdict else "not decided" if part is None else verdict(id, part)))
+                              verdict=(verdict(id, part, allowed=study.verdict) if part is not None else "not decided" if study.verdict else "no verdict"))
                          for id, part in parts.items()])
 
 def _points(part) -> str:

@@ -35,7 +35,6 @@ SMALLEST = 128 # a file with a shorter side than this, in pixels, is refused
 SQUARE = 1.1 # and so is one whose longer side is more than this many times the shorter
 FILTER = Image.Resampling.BICUBIC # for the resize to ROI; Pillow widens it where it shrinks, so nothing aliases
 
-# %% ../nbs/00_knees.ipynb #5c60cde0
 @dataclass(frozen=True)
 class Radiograph:
     "One radiograph as read. It carries no tag that could identify a patient."

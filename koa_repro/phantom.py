@@ -21,7 +21,6 @@ from .data import GRADES, ROI, KneeSet, assign_splits
 # %% ../nbs/02_phantom.ipynb #a346c967
 REVISION = 1 # raised by hand whenever the same seed gives other pixels or other grades
 
-# %% ../nbs/02_phantom.ipynb #ab4ccb62
 FREQUENCY = np.array([3253, 1495, 2175, 1086, 251]) / 8260 # KL 0 to 4 among the public knees (Chen 2018)
 TAU = 0.3 # standard deviation of a reader's error, in standard deviations of severity
 CUTS = ndtri(FREQUENCY.cumsum()[:-1]) * np.hypot(1, TAU) # a reader's thresholds on severity + error
@@ -85,7 +84,6 @@ def _people(seed, people) -> dict: # of arrays, one entry a knee: person 0 right
     q = {k: v[0] + v[1] * x for (k, v), x in zip(_LATENTS.items(), knees.T)}
     return q | {k: np.exp(q[k]) for k, v in _LATENTS.items() if len(v) > 3}
 
-# %% ../nbs/02_phantom.ipynb #e3c79987
 def _soft(x): return np.logaddexp(0, x)
 
 def _signs(q: dict) -> dict: # q with grade and drawn sizes (pixels of the 300 x 300 ROI)

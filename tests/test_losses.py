@@ -5,7 +5,7 @@ from math import log
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from koa_repro.losses import CE, KLD, LSCE, READINGS, REDUCTIONS, HybridLoss
+from koa_repro.losses import CE, KLD, LSCE, READINGS, REDUCTIONS, HybridLoss, soft_target
 from koa_repro.partition import confidence, partition, sizes
 
 RATIOS = st.sampled_from([(7, 2, 1), (6, 3, 1), (8, 1, 1), (1, 1, 1), (0, 1, 0), (1, 0, 3)])
@@ -96,6 +96,10 @@ def test_mask_print_gives_wrong_knees_no_slope_outside_h():
     wrong, codes, g = x.argmax(1) != y, loss.terms(x, y).codes, slope(loss, x, y)
     assert (wrong & (codes > 0)).sum() > 5 and g[wrong & (codes > 0)].abs().max() == 0 and (g[~wrong].abs().sum(1) > 0).all()
 
+def test_soft_target():
+    torch.testing.assert_close(soft_target(.8, torch.tensor([2]), 5), torch.tensor([[.05, .05, .8, .05, .05]]))
+    torch.testing.assert_close(soft_target(torch.tensor([1., .7]), torch.tensor([1, 1]), 2), torch.tensor([[0, 1.], [.3, .7]]))
+
 def test_single_losses_are_torchs():
     x, y = batch(50, 4, 2, 6.)
     F = torch.nn.functional
@@ -128,6 +132,14 @@ def test_reductions():
     torch.testing.assert_close(parts["sum"], parts["batch"] * 32)
     torch.testing.assert_close(parts["sum"], parts["mean"] * torch.tensor([2. * n for n in sizes(16)], dtype=torch.float64))
 
+@pytest.mark.parametrize("reading", READINGS)
+def test_given_codes_take_the_place_of_the_drawn_ones(reading):
+    x, y = batch(32, 2, 0)
+    loss = HybridLoss(reading=reading); t = loss.terms(x, y)
+    assert loss.terms(x, y, codes=t.codes).loss.equal(t.loss)
+    low = loss.terms(x, y, codes=t.codes * 0 + 2)
+    assert (low.codes == 2).all() and low.parts[:2].tolist() == [0, 0] and low.parts[2] > 0
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch_costs_nothing(reduction):
     x = torch.zeros(0, 2, requires_grad=True)
@@ -148,6 +160,7 @@ def test_observed_in_place_and_saved():
     loss = HybridLoss(); place = loss.class_confidence.data_ptr()
     x, y = batch(40, 2, 0); loss.observe_validation(x.requires_grad_(), y)
     assert loss.class_confidence.data_ptr() == place and not loss.class_confidence.requires_grad
+    assert list(loss.state_dict()) == ["class_confidence"]
     other = HybridLoss(); other.load_state_dict(copy.deepcopy(loss.state_dict()))
     assert other(x, y).equal(loss(x, y))
 
@@ -167,9 +180,10 @@ def test_precision_is_single_whatever_surrounds(reading):
     assert inside.dtype == torch.float32 and inside.equal(loss(x.float(), y))
     assert loss(x.float(), y.int()).equal(inside) and loss(x.float(), y.to(torch.uint8)).equal(inside)
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("reading", READINGS)
-def test_needs_no_value(reading):
-    loss = HybridLoss(5, reading=reading).to("meta")
+def test_needs_no_value(reading, reduction):
+    loss = HybridLoss(5, reading=reading, reduction=reduction).to("meta")
     x, y = torch.empty(32, 5, device="meta", requires_grad=True), torch.empty(32, dtype=torch.int64, device="meta")
     loss.observe_validation(x, y, validate=False); loss(x, y).backward()
     assert x.grad.shape == x.shape

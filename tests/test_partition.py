@@ -2,7 +2,7 @@
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from koa_repro.partition import confidence, cuts, partition, sizes
+from koa_repro.partition import confidence, partition, sizes
 
 RATIOS = st.tuples(*[st.integers(0, 9)] * 3).filter(any)
 FEW = settings(max_examples=150, deadline=None)
@@ -53,8 +53,10 @@ def test_no_set_holds_a_surer_knee_than_the_set_above(batch, ratio):
 def test_sizes_cover(n, ratio):
     parts, t = sizes(n, ratio), sum(ratio)
     assert sum(parts) == n and min(parts) >= 0
-    for cut, share in zip(cuts(n, ratio), (ratio[0], ratio[0] + ratio[1])):
+    for cut, share in ((parts[0], ratio[0]), (parts[0] + parts[1], ratio[0] + ratio[1])):
         assert -t < 2 * (cut * t - share * n) <= t  # nearest whole number, halves up, exactly
+
+    assert [p.item() for p in sizes(torch.tensor(n), ratio)] == list(parts)
 
 def test_sixteen():
     assert sizes(16) == (11, 3, 2) and sizes(16, (6, 3, 1)) == (10, 4, 2) and sizes(5) == (4, 1, 0)
@@ -76,6 +78,7 @@ def test_carries_no_gradient_and_needs_no_value():
     assert not partition(c, torch.zeros(8, dtype=torch.int64)).requires_grad
     nothing = torch.empty(8, device="meta")
     assert partition(nothing, nothing.long(), validate=False).shape == (8,)
+    with pytest.raises((RuntimeError, NotImplementedError)): partition(nothing, nothing.long()) # validation looks, and there is no value
 
 def test_unvalidated_not_a_number_still_covers():
     codes = partition(torch.tensor([.1, torch.nan, .2]), torch.zeros(3, dtype=torch.int64), (1, 1, 1), validate=False)
@@ -97,6 +100,13 @@ def test_confidence_is_the_softmax_of_the_own_label(n, K, seed):
     x, y = torch.randn(n, K, generator=g) * 5, torch.randint(K, (n,), generator=g)
     # exp(log p) loses as many roundings as log p has magnitude, here below 40
     torch.testing.assert_close(confidence(x, y), x.softmax(1)[torch.arange(n), y], rtol=1e-5, atol=0)
+
+def test_confidence_at_the_extremes_and_in_half_precision():
+    far = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
+    assert confidence(far, torch.tensor([0, 0])).tolist() == [1., 0.]
+    x, y = torch.tensor([[2., 0.], [1., 1.], [-3., 0.], [1., -1.]]), torch.tensor([0, 0, 1, 1])  # exact in bfloat16
+    with torch.autocast("cpu", torch.bfloat16): half = confidence(x.bfloat16(), y)
+    assert half.dtype == torch.float32 and half.equal(confidence(x, y))
 
 @pytest.mark.parametrize("x, y", [(torch.zeros(2, 1), [0, 0]), (torch.zeros(2), [0, 0]), (torch.zeros(2, 2), [0]), (torch.zeros(2, 2), [0, 2])])
 def test_confidence_refuses(x, y):

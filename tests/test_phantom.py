@@ -140,7 +140,7 @@ def test_readers_are_stable(knees):
     few = knees.select([5, 2])
     assert (readers(few, 3, seed=1) == readers(knees, 9, seed=1)[[5, 2], :3]).all()
     assert (readers(knees, 3, seed=1) != readers(knees, 3, seed=2)).any()
-    assert set(np.unique(readers(knees, 5, grades=(0, 2)))) == {0, 2}
+    assert set(np.unique(readers(knees, 5, grades=(0, 2)))) == {0, 2} # a forced choice
 
 
 @pytest.mark.parametrize("grades", [(0, 2), (0, 1), GRADES])
@@ -157,6 +157,7 @@ def test_ceiling_is_what_simulation_gives(grades):
 
 def test_best_accuracy_of_early_osteoarthritis():
     assert .94 < best_accuracy((0, 2)) < .97 and .90 < best_accuracy((0, 2), "signs") < .94
+    assert np.isclose(best_accuracy((2,)), 1) # a single grade leaves nothing to guess
 
 
 @pytest.mark.parametrize("wrong, word", [(dict(n=0), "n is 0"), (dict(n=-3), "n is -3"), (dict(n=2.5), "n is 2.5"), (dict(n=5, grades=(0, 7)), "grades is"),

@@ -1,0 +1,71 @@
+# koa-repro. `make reproduce` and `make test` do everything on a machine with Python 3.11+, make and a package registry.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab docs bench figures readme notebooks
+
+PYTHON ?= python3
+PROFILE ?= smoke
+DATA ?= phantom
+SEEDS ?= 1
+STORE ?=
+OUT ?=
+ONLY ?=
+NB ?=
+
+# A mistyped variable would be ignored by make, and the run would go its default way for hours.
+KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB
+GIVEN := $(foreach v,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(v))))
+UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
+ifneq ($(strip $(UNKNOWN)),)
+$(error There is no variable $(UNKNOWN): choose among $(KNOWN))
+endif
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+STUDY = --profile "$(PROFILE)" --data "$(DATA)" --seeds "$(SEEDS)" --store "$(STORE)" --out "$(OUT)" --only "$(ONLY)"
+# torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
+INSTALL = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## install everything into .venv
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	echo "Installing into .venv (a few minutes the first time)"
+	$(INSTALL) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(INSTALL) -e '.[reproduce,dev]'
+	touch $(STAMP)
+
+reproduce: setup ## execute every reproduction notebook (DATA, PROFILE, SEEDS, OUT, STORE) and write the report
+	@$(BIN)/python -m koa_repro.reproduce $(STUDY)
+
+figures: setup ## the same, and put the outputs back into the notebooks and the results into figures/
+	@$(BIN)/python -m koa_repro.reproduce $(STUDY) --carry
+
+test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
+	cd nbs
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^[2-9]|^index'
+	cd ..
+	$(BIN)/python -m pytest -q
+
+lab: setup ## open the notebooks
+	@$(BIN)/jupyter lab nbs
+
+bench: setup ## this engine against the usual loop, on the same knees and network
+	@$(BIN)/python tests/bench_training.py
+
+notebooks: setup ## execute library notebooks in place (NB=10_training, or all of them)
+	@$(BIN)/python -m koa_repro.reproduce --refresh "$(NB)"
+
+readme: setup ## README.md from nbs/index.ipynb
+	@$(BIN)/python -c 'from koa_repro.reproduce import readme; open("README.md", "w").write(readme())'
+
+docs: setup ## the notebooks as HTML pages, in build/docs
+	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs nbs/*.ipynb --log-level WARN
+	echo "The pages: build/docs/index.html"

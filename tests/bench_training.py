@@ -1,0 +1,89 @@
+"""How fast this engine trains beside the loop that one would otherwise write, on the same knees and network, in one run.
+
+The usual loop: a Dataset that opens each image with Pillow, rotates, brightens and gamma-corrects it there and cuts the
+patches; a DataLoader with one worker a core; float32; eager. Each side runs in a process of its own, the two in turn,
+so that a drift of the machine's speed meets both. `python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
+"""
+import json, os, resource, subprocess, sys, tempfile, time, warnings
+from pathlib import Path
+
+import numpy as np, torch
+from PIL import Image, ImageEnhance
+from torch.utils.data import DataLoader, Dataset
+
+from koa_repro.data import load_knees, real_knees, KneeSet
+from koa_repro.house import processor
+from koa_repro.model import SiameseGAP
+from koa_repro.phantom import make_knees
+from koa_repro.training import Recipe, Trainer, draw_epoch, has_bf16
+
+BATCH = 32
+
+class UsualKnees(Dataset):
+    def __init__(self, folder, files, sides, labels): self.folder, self.files, self.sides, self.labels = folder, files, sides, labels
+    def __len__(self): return len(self.files)
+    def __getitem__(self, i):
+        image = Image.open(self.folder / self.files[i]).convert("L").resize((300, 300), Image.Resampling.BICUBIC)
+        if self.sides[i] == "L": image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.rotate(np.random.uniform(-15, 15), Image.Resampling.BILINEAR)
+        image = ImageEnhance.Brightness(image).enhance(np.random.uniform(.7, 1.3))
+        gamma = np.exp(np.random.uniform(-np.log(2), np.log(2)))
+        x = torch.from_numpy((np.asarray(image, np.float32) / 255) ** gamma)
+        patches = x[100:228, :128], x[100:228, 172:].flip(1)
+        return *[(p[None] - .5) / .25 for p in patches], int(self.labels[i])
+
+def usual(knees, folder, steps):
+    train = knees.where(split="train")
+    loader = DataLoader(UsualKnees(folder, train.file, train.side, train.label), BATCH, shuffle=True, drop_last=True, num_workers=os.cpu_count())
+    model = SiameseGAP().train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=3e-4)
+    times, batches = [], iter(loader)
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        lateral, medial, labels = next(batches)
+        loss = torch.nn.functional.cross_entropy(model(lateral, medial), labels)
+        optimizer.zero_grad(); loss.backward(); optimizer.step(); loss.item()
+        times.append(time.perf_counter() - start)
+    return times[2:]
+
+def engine(knees, folder, steps, device="cpu"):
+    trainer = Trainer(SiameseGAP(), torch.nn.CrossEntropyLoss(), knees, Recipe(batch=BATCH), device=device)
+    order, change = (torch.from_numpy(d) for d in draw_epoch(trainer.labels, trainer.recipe, 0, 0))
+    trainer.model.train(); times = []
+    for i in range(steps + 2):
+        start = time.perf_counter()
+        trainer.step(order[i], change[i])[0].item()
+        times.append(time.perf_counter() - start)
+    return times[2:]
+
+def some_knees(folder: Path) -> tuple[KneeSet, Path]:
+    "The real knees where they are; else phantoms, written out as files for the usual loop."
+    if (real := real_knees()): return load_knees(real), Path(real)
+    knees = make_knees(BATCH * 40, seed=0)
+    for image, file in zip(knees.images, knees.file):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True); Image.fromarray(image).save(folder / file)
+    return knees, folder
+
+def child(side, steps):
+    with tempfile.TemporaryDirectory() as folder:
+        knees, folder = some_knees(Path(folder))
+        times = {"usual": usual, "engine": engine}[side](knees, folder, steps)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (side == "usual")
+        print(json.dumps(dict(rate=BATCH / float(np.median(times)), peak=peak / 2**20, knees=knees.name)))
+
+def main(steps=8, rounds=2):
+    found = {"usual": [], "engine": []}
+    for _ in range(rounds):
+        for side in found:
+            out = subprocess.run([sys.executable, "-W", "ignore", __file__, side, str(steps)], capture_output=True, text=True, check=True).stdout
+            found[side].append(json.loads(out.splitlines()[-1]))
+    rate = {s: np.array([f["rate"] for f in v]) for s, v in found.items()}
+    print(f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {'yes' if has_bf16('cpu') else 'no'}; {found['engine'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps")
+    for side, name in (("usual", "the usual loop (PIL, DataLoader, float32, eager)"), ("engine", "this engine")):
+        print(f"{name:50s} {np.median(rate[side]):7.1f} knees/s   peak {max(f['peak'] for f in found[side]):.2f} GiB")
+    ratio = rate["engine"] / rate["usual"]
+    print(f"ratio {np.median(ratio):.2f} (rounds: {', '.join(f'{r:.2f}' for r in ratio)}); memory of the usual loop counts its largest worker once")
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and sys.argv[1] in ("usual", "engine"): child(sys.argv[1], int(sys.argv[2]))
+    else: main(*map(int, sys.argv[1:]))

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Export and clean must leave the tree as it is: what is committed is what the notebooks say.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+before=$(cat koa_repro/*.py nbs/*.ipynb | sha256sum)
+nbdev_export
+nbdev_clean
+after=$(cat koa_repro/*.py nbs/*.ipynb | sha256sum)
+if [ "$before" != "$after" ]; then
+    echo "nbdev_export or nbdev_clean changed files: run both, look at the difference, and commit it." >&2
+    git --no-pager diff --stat -- koa_repro nbs >&2 || true
+    exit 1
+fi
+echo "export and clean leave no difference"

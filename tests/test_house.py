@@ -1,0 +1,39 @@
+"""What is committed is whole: README, notebooks, manifests, imports."""
+import re, subprocess, sys
+import nbformat, pandas as pd, pytest
+
+from koa_repro.house import manifests, repository
+from koa_repro.reproduce import readme
+
+NOTEBOOKS = sorted((repository() / "nbs").glob("*.ipynb"))
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebook(path):
+    nb, text = nbformat.read(path, 4), path.read_text()
+    assert path.stat().st_size < 300_000
+    assert "injected-parameters" not in text
+    assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", text), "a path of a machine"
+    for cell in nb.cells:
+        for o in cell.get("outputs", []): assert o.output_type != "error" and o.get("name") != "stderr", cell.source[:80]
+    if path.stem != "index": assert 20 <= len(nb.cells) <= 50
+
+def test_readme_is_the_index(): assert (repository() / "README.md").read_text() == readme()
+
+def test_library_needs_no_development_tool():
+    "Every module imports where nbdev and its kin are not installed."
+    modules = [p.stem for p in (repository() / "koa_repro").glob("[a-z]*.py")]
+    code = ("import sys\nfor m in ('nbdev', 'fastcore', 'execnb', 'papermill', 'nbconvert', 'jupyterlab', 'IPython', 'umap'): sys.modules[m] = None\n"
+            "import importlib\nfor m in sys.argv[1:]: importlib.import_module('koa_repro.' + m)")
+    lean = [m for m in modules if m != "reproduce"]
+    done = subprocess.run([sys.executable, "-c", code, *lean], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+
+def test_manifest_holds_the_published_counts():
+    knees = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    assert len(knees) == 8260 and knees.file.is_unique and knees.sha256.str.fullmatch("[0-9a-f]{64}").all()
+    assert knees.groupby("split").kl.value_counts().unstack().loc["train"].tolist() == [2286, 1046, 1516, 757, 173]
+    assert (knees.groupby("participant").split.nunique() == 1).all()
+
+def test_claims_are_whole():
+    claims = pd.read_csv(manifests() / "claims.csv")
+    assert claims.id.tolist() == [f"C{i:02d}" for i in range(1, 23)] and claims.holds_when.notna().all()

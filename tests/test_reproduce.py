@@ -1,0 +1,60 @@
+"""Papermill runs of the reproduction notebooks, end to end, on the embedded default."""
+import json, subprocess, sys
+import nbformat, pandas as pd, pytest
+
+from koa_repro.house import repository
+from koa_repro.reproduce import main, reproduction_notebooks
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    "One smoke reproduction: its folder of results, and that of its runs."
+    folder = tmp_path_factory.mktemp("smoke")
+    assert main(["--out", str(folder / "out"), "--store", str(folder / "runs")]) == 0
+    return folder / "out", folder / "runs"
+
+def test_every_row_of_every_table(smoke):
+    out, _ = smoke
+    table = pd.read_csv(out / "table3_pooling.csv")
+    assert len(table) == 12 and (table.runs_done == 1).all() and (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
+    hybrid = pd.read_csv(out / "table6_hybrid.csv")
+    ours = hybrid[(hybrid.row == "Ours") & (hybrid.weights == "best")].iloc[0]
+    assert len(hybrid) == 8 and hybrid[hybrid.row != "Ours"].ce.isna().all()
+    # the last row of Table III and Table VI's cross-entropy are one run
+    assert ours.ce == pytest.approx(table.set_index("row").accuracy["gap P1+P2+P3+P4"])
+
+def test_a_smoke_run_decides_nothing_and_says_what_it_is(smoke):
+    out, _ = smoke
+    assert set(pd.read_csv(out / "table3_claims.csv").verdict) == {"no verdict"}
+    for name in ("table3_pooling", "table6_hybrid"):
+        assert "SYNTHETIC" in json.loads((out / f"{name}.json").read_text())["study"]
+    assert "SYNTHETIC" in (out / "report" / "index.html").read_text()
+
+def test_the_report_leads_to_every_notebook(smoke):
+    out, _ = smoke
+    page = (out / "report" / "index.html").read_text()
+    for notebook in reproduction_notebooks():
+        assert f"{notebook.stem}.html" in page and (out / "report" / f"{notebook.stem}.html").stat().st_size > 10_000
+
+def test_results_follow_from_predictions_alone(smoke, tmp_path):
+    "A second execution reads the runs and gives the same table, without weights or training."
+    out, store = smoke
+    for weights in store.glob("*/weights.pt"): weights.rename(tmp_path / weights.parent.name)
+    assert main(["--out", str(tmp_path / "out"), "--store", str(store), "--only", "20"]) == 0
+    assert (tmp_path / "out" / "table3_pooling.csv").read_text() == (out / "table3_pooling.csv").read_text()
+    for run in store.glob("[0-9a-f]*"): (tmp_path / run.name).rename(run / "weights.pt")
+
+def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
+    command = [sys.executable, "-m", "papermill", "nbs/20_table3_pooling.ipynb", str(tmp_path / "out.ipynb"), "-k", "python3"]
+    places = ["-p", "store", str(tmp_path / "runs"), "-p", "out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *places, "-p", "profil", "fast"], cwd=repository(), capture_output=True, text=True)
+    assert done.returncode and "no parameter profil" in done.stderr
+    reference = subprocess.run([*command, *places, "-p", "data", "reference", "-p", "profile", "paper", "-p", "seeds", "7"], cwd=repository(), capture_output=True, text=True)
+    assert reference.returncode == 0, reference.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "out" / "table3_pooling.csv")
+    assert (table.runs_wanted == 7).all() and not list((tmp_path / "runs").glob("[0-9a-f]*"))  # nothing is trained
+
+@pytest.mark.parametrize("words, sentence", [(["--profile", "fats"], "does not exist"), (["--data", "no/such"], "not a folder"), (["--seeds", "0"], "from 1 up")])
+def test_the_command_answers_bad_input_in_one_sentence(words, sentence, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said and "\n" not in said

@@ -1,0 +1,107 @@
+"""Runs survive what happens to them: kills, races, failures, bad folders."""
+import json, os, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+
+from koa_repro import runs
+from koa_repro.losses import HybridLoss
+from koa_repro.phantom import make_knees
+from koa_repro.runs import (PROFILES, RunSpec, Study, ensure, find, keep_reference, knee_frame, knees_id, make_run, read_spec, save_knees,
+                            state_of, study_frame, study_spec)
+from koa_repro.training import Recipe
+
+RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
+
+@pytest.fixture(scope="module")
+def knees(): return make_knees(120, seed=5)
+
+@pytest.fixture(scope="module")
+def spec(knees): return RunSpec(knees_id(knee_frame(knees)), options=dict(padding=1), recipe=RECIPE, loss="hybrid")
+
+@pytest.fixture(scope="module")
+def whole(knees, spec, tmp_path_factory): return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
+
+def start_worker(folder, store):
+    return subprocess.Popen([sys.executable, "-m", "koa_repro.runs", str(folder), str(store), str(torch.get_num_threads()), "cpu"])
+
+def offer(knees, specs, folder):
+    folder.mkdir(exist_ok=True); save_knees(knees, folder)
+    for i, s in enumerate(specs): (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
+
+def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
+    "SIGKILL in the middle of the second epoch; no folder is there until a second process has finished it."
+    long = replace(spec, recipe=replace(RECIPE, epochs=3))
+    assert make_run(long, knees, tmp_path / "store", progress=False, device="cpu", stop_after=1) is None  # leaves a checkpoint of epoch 1
+    offer(knees, [long], tmp_path / "knees")
+    job = start_worker(tmp_path / "knees", tmp_path / "store")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "knees" / "0000.taken").exists():
+        assert time.monotonic() < deadline; time.sleep(.02)
+    time.sleep(.5); job.send_signal(signal.SIGKILL); job.wait()
+    assert not (tmp_path / "store" / long.id).exists() and state_of(long, tmp_path / "store").startswith("epoch")
+    run = make_run(long, knees, tmp_path / "store", progress=False, device="cpu")
+    a, b = (torch.load(r.path / "weights.pt", weights_only=True) for r in (run, whole))
+    for kind in ("best", "last"): assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
+    pd.testing.assert_frame_equal(run.predictions("last"), whole.predictions("last"))
+
+def test_two_processes_train_once(knees, spec, tmp_path):
+    quick = replace(spec, recipe=replace(RECIPE, epochs=1))
+    jobs = []
+    for name in ("a", "b"):
+        offer(knees, [quick], tmp_path / name); jobs.append(start_worker(tmp_path / name, tmp_path / "store"))
+    assert [j.wait(120) for j in jobs] == [0, 0]
+    assert find(quick, tmp_path / "store") and not list(tmp_path.glob("?/*.error"))
+    assert {p.name for p in (tmp_path / "store").iterdir()} == {".partial", quick.id}
+
+def test_a_failing_run_is_named_and_the_others_finish(knees, spec, tmp_path):
+    bad = replace(spec, recipe=replace(RECIPE, rate=1e30, epochs=1))
+    good = [replace(spec, recipe=replace(RECIPE, epochs=1), seed=s) for s in (1, 2)]
+    with pytest.raises(RuntimeError, match=r"hybrid seed 0 failed.*epoch 1"): ensure([bad, *good], tmp_path, knees, "local", progress=False)
+    assert all(find(s, tmp_path) for s in good) and not find(bad, tmp_path)
+
+def test_hybrid_target_is_saved(whole, spec):
+    loss = HybridLoss()
+    loss.load_state_dict(torch.load(whole.path / "weights.pt", weights_only=True)["loss"])
+    last = whole.history.iloc[-1]
+    np.testing.assert_allclose(loss.class_confidence, [last.val_c_0, last.val_c_1], rtol=1e-5)
+
+def test_best_is_by_validation_and_ties_go_to_the_later(whole):
+    h = whole.history
+    assert whole.provenance["best_epoch"] == h.epoch[h.val_accuracy == h.val_accuracy.max()].max()
+
+def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "references", lambda: tmp_path)
+    kept = keep_reference(whole)
+    assert not list(kept.glob("*.pt")) and find(whole.spec, tmp_path / "nowhere").path == kept
+    before = {p.name: p.read_bytes() for p in kept.iterdir()}
+    (kept / "provenance.json").write_text("{}")
+    keep_reference(whole)
+    assert (kept / "provenance.json").read_text() == "{}" and len(before) == 4
+
+def test_reference_study_needs_no_knees(tmp_path):
+    study = Study("paper", "reference", out=str(tmp_path), store=str(tmp_path))
+    assert len(study_frame(study)) == 5428
+    assert runs.study_runs(study, [study_spec(study, seed=10**6)]) == [None]
+
+def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
+    places = dict(out=str(tmp_path), store=str(tmp_path))
+    ids = {study_spec(Study("paper", data, **places)).id for data in ("reference", str(knees_folder))}
+    assert len(ids) == 1
+
+@pytest.mark.parametrize("bad, word", [(dict(profile="fats"), "smoke, preview, fast, paper"), (dict(data="no/such"), "not a folder"),
+    (dict(seeds=0), "from 1 up"), (dict(seeds="three"), "from 1 up"), (dict(store="/proc/x"), "Cannot write"), (dict(out="/proc/x"), "Cannot write")])
+def test_bad_parameters_are_one_sentence(bad, word, tmp_path):
+    with pytest.raises((ValueError, OSError), match=word) as e: Study(**dict(dict(out=str(tmp_path), store=str(tmp_path)), **bad))
+    assert "\n" not in str(e.value)
+
+def test_smoke_never_writes_to_figures():
+    with pytest.raises(ValueError, match="never writes to figures"): Study(out=str(runs.repository() / "figures" / "x"))
+
+def test_checkpoint_of_another_precision_is_refused(knees, spec, tmp_path):
+    from koa_repro.training import Trainer, fit
+    from koa_repro.model import SiameseGAP
+    new = lambda precision: Trainer(SiameseGAP(padding=1), torch.nn.CrossEntropyLoss(), knees, RECIPE, precision=precision, device="cpu")
+    fit(new("float32"), tmp_path / "c.pt", progress=False, until=1)
+    with pytest.raises(ValueError, match="precision"): fit(new("bf16"), tmp_path / "c.pt", progress=False)
