@@ -145,9 +145,8 @@ def resolve_precision(precision: str, device: torch.device | str) -> str: # "bf1
 class NonFiniteLoss(RuntimeError):
     "The training loss became NaN or infinite; the message names the epoch and the step."
 
-class Trainer:
-    """One training: (network, loss, knees, recipe, seed) -> weights and history.
-    `loss` maps (logits, labels) to a scalar; where it has `observe_validation`, it is shown the validation logits after every epoch."""
+class _Steps:
+    "What a training is made of, and one step of it."
     def __init__(self, model: nn.Module, loss: nn.Module, knees: KneeSet, recipe: Recipe,
                  seed: int = 0, precision: str = "auto", device=None):
         self.device = torch.device(device or default_device())
@@ -179,6 +178,10 @@ class Trainer:
         self.optimizer.step()
         return loss.detach(), logits.detach().float()
 
+# %% ../nbs/10_training.ipynb #47450dd6
+class Trainer(_Steps):
+    """One training: (network, loss, knees, recipe, seed) -> weights and history.
+    `loss` maps (logits, labels) to a scalar; where it has `observe_validation`, it is shown the validation logits after every epoch."""
     def train_epoch(self, tick: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
         order, change = (torch.from_numpy(d).to(self.device) for d in draw_epoch(self.labels, self.recipe, self.seed, self.epoch))
         watch = np.random.default_rng([self.seed, self.epoch, 1])
@@ -225,7 +228,7 @@ class Trainer:
         "Go on from a state. Raises `ValueError` where it was made in another precision."
         if state["precision"] != self.precision:
             raise ValueError(f"The checkpoint was trained in {state['precision']}, this device would go on in {self.precision}: delete it, or set the precision.")
-        self.model.load_state_dict(state["model"]); self.loss.load_state_dict(state["loss"]); self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
         self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
 
 def _copy(state: dict) -> dict: return {k: v.detach().clone() for k, v in state.items()}
