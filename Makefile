@@ -49,9 +49,7 @@ figures: setup ## the same, and put the outputs back into the notebooks and the 
 
 test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
-	cd nbs
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^[2-9]|^index'
-	cd ..
 	$(BIN)/python -m pytest -q
 
 lab: setup ## open the notebooks

@@ -6,7 +6,8 @@
 __all__ = ['PLACEMENTS', 'placed', 'pooling_specs', 'rows_of', 'aligned', 'pooling_table', 'show', 'pooling_differences',
            'draw_pooling', 'pooling_claims']
 
-# %% ../nbs/20_table3_pooling.ipynb #6883a08d
+# %% ../nbs/20_table3_pooling.ipynb #967ce8ac
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np, pandas as pd
@@ -114,7 +115,7 @@ def draw_pooling(
     right.set(xlabel="GAP minus GMP (points)", title="paired difference (filled: ours)")
     left.set_title("accuracy with 95% interval")
     fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    fig.suptitle(f"Table III: {title}", fontsize=8)
+    fig.suptitle(textwrap.fill(f"Table III: {title}", 100), fontsize=8)
     return fig
 
 def _arms(i: Interval): return [[100 * (i.estimate - i.low)], [100 * (i.high - i.estimate)]]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOSS_NAMES', 'hybrid_specs', 'draw_training', 'hybrid_table', 'show_hybrid']
 
-# %% ../nbs/25_table6_hybrid.ipynb #18a9396e
+# %% ../nbs/25_table6_hybrid.ipynb #1b0338a5
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np, pandas as pd
@@ -42,7 +43,7 @@ def draw_training(
     right.axhline(.5, color="0.6", ls="--", lw=.8)
     left.set(xlabel="epoch", ylabel="validation accuracy (%)"); right.set(xlabel="epoch", ylabel="c_k, hybrid loss", ylim=(0, 1))
     for ax in (left, right): ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
-    fig.suptitle(title, fontsize=8)
+    fig.suptitle(textwrap.fill(title, 100), fontsize=8)
     return fig
 
 # %% ../nbs/25_table6_hybrid.ipynb #8b9fee0f
