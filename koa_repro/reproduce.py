@@ -6,8 +6,8 @@
 __all__ = ['PAGE', 'reproduction_notebooks', 'title_of', 'check_parameters', 'execute', 'carry_outputs', 'refresh',
            'write_report', 'reproduce', 'readme', 'main']
 
-# %% ../nbs/19_reproduce.ipynb #bf3852e8
-import argparse, html, json, os, sys
+# %% ../nbs/19_reproduce.ipynb #3292979f
+import argparse, html, os, re, sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,10 +123,13 @@ def _absolute(data: str) -> str: return data if data in ("phantom", "reference")
 
 # %% ../nbs/19_reproduce.ipynb #1dbde05f
 def readme() -> str:
-    "The index notebook as Markdown, with its outputs and without its code."
+    "The index notebook as Markdown, with its outputs, and without the code of cells tagged `remove_input`."
     from nbconvert import MarkdownExporter
-    text, _ = MarkdownExporter(exclude_input=True).from_filename(str(repository() / "nbs" / "index.ipynb"))
-    return text.strip() + "\n"
+    from traitlets.config import Config
+    config = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove_input"}))
+    text, _ = MarkdownExporter(config=config).from_filename(str(repository() / "nbs" / "index.ipynb"))
+    text = re.sub(r"\]\((\d\d_)", r"](nbs/\1", text).replace("](../", "](")  # the notebook lies in nbs/, the README above it
+    return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
 # %% ../nbs/19_reproduce.ipynb #dd98e224
 def main(argv: Sequence[str] | None = None) -> int:
