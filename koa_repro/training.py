@@ -90,7 +90,8 @@ def sample_views(
     turn = torch.stack([cos * flip, -sin, sin * flip, cos], -1).view(-1, 2, 2)  # the mirror first, then the rotation
     images, views = rois[:, None].float() / 255, []
     for grid in grids:
-        place = torch.einsum("hwj,bij->bhwi", grid, turn) * (2 / (ROI - 1))
+        with torch.autocast(rois.device.type, enabled=False):  # eight bits do not number 300 pixels
+            place = torch.einsum("hwj,bij->bhwi", grid, turn) * (2 / (ROI - 1))
         view = F.grid_sample(images, place, "bilinear", "reflection", align_corners=True)
         if change is not None: view = (view * change[:, 1, None, None, None]).clamp(0, 1) ** change[:, 2, None, None, None]
         views.append(F.avg_pool2d(view, PATCH // pixels) if pixels < PATCH else view)
@@ -170,8 +171,8 @@ class _Steps:
         return one_cycle(step / (self.steps * self.recipe.epochs), self.recipe.rate) if self.recipe.schedule == "onecycle" else self.recipe.rate
 
     def step(self, index: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        labels = self.train.labels[index]
-        with self.autocast(): logits = self.model(*self.train.views(index, change))
+        labels, views = self.train.labels[index], self.train.views(index, change)
+        with self.autocast(): logits = self.model(*views)
         loss = self.loss(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -203,7 +204,7 @@ class Trainer(_Steps):
 
     def run_epoch(self, tick: Callable[[], None] = lambda: None) -> dict:
         "One epoch: train, validate, record. Raises `NonFiniteLoss`."
-        start = time.perf_counter()
+        start, aim = time.perf_counter(), getattr(self.loss, "class_confidence", torch.empty(0)).tolist()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch, 2]).generate_state(1)[0]))  # for dropout
             losses, logits, labels = self.train_epoch(tick)
@@ -213,11 +214,16 @@ class Trainer(_Steps):
         val_logits = self.observe(torch.arange(len(self.val), device=self.device))
         if not torch.isfinite(val_logits).all(): raise NonFiniteLoss(f"The validation logits are no numbers after epoch {self.epoch + 1}: lower the learning rate.")
         row = dict(epoch=self.epoch + 1, loss=losses.mean().item(), seconds=seconds, knees_a_second=labels.numel() / seconds,
-                   **summarise(logits, labels, self.loss), **validation(val_logits, self.val.labels))
+                   **summarise(logits, labels, getattr(self.loss, "ratio", (7, 2, 1))), **{f"target_{k}": c for k, c in enumerate(aim)},
+                   **validation(val_logits, self.val.labels))
         self.history.append(row); self.epoch += 1
         if self.best is None or row["val_accuracy"] >= self.best["val_accuracy"]:  # ties to the later epoch
-            self.best = dict(val_accuracy=row["val_accuracy"], epoch=row["epoch"], model=_copy(self.model.state_dict()))
+            self.best = dict(val_accuracy=row["val_accuracy"], epoch=row["epoch"], model=self.weights())
         return row
+
+    def weights(self) -> dict:
+        "A copy of the network's weights as they are now, on the processor."
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
     def state(self) -> dict:
         "Everything that a training needs to go on, for `torch.save`."
@@ -230,8 +236,6 @@ class Trainer(_Steps):
             raise ValueError(f"The checkpoint was trained in {state['precision']}, this device would go on in {self.precision}: delete it, or set the precision.")
         for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
         self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
-
-def _copy(state: dict) -> dict: return {k: v.detach().clone() for k, v in state.items()}
 
 # %% ../nbs/10_training.ipynb #a39deeef
 def one_cycle(
@@ -248,14 +252,13 @@ def one_cycle(
 def summarise(
     logits: Tensor, # (steps, B, K) as they were during training
     labels: Tensor, # (steps, B)
-    loss: nn.Module, # its `ratio` and `class_confidence` are used where it has them
-) -> dict: # train_accuracy, c_high, c_medium, c_low, and c_k of each class where the loss has them
-    "Training accuracy, mean confidence c_s (eq. 2) in H, M and L, and the current c_k (eq. 6)."
+    ratio: tuple = (7, 2, 1), # high : medium : low
+) -> dict: # train_accuracy, c_high, c_medium, c_low
+    "Training accuracy, and mean confidence c_s (eq. 2) in H, M and L."
     c = logits.softmax(-1).gather(-1, labels[..., None])[..., 0]
-    codes = torch.stack([partition(a, b, getattr(loss, "ratio", (7, 2, 1)), validate=False) for a, b in zip(c, labels)])
-    out = dict(train_accuracy=(logits.argmax(-1) == labels).float().mean().item())
-    out |= {f"c_{name}": c[codes == k].mean().item() for k, name in enumerate(("high", "medium", "low"))}
-    return out | {f"target_{k}": v for k, v in enumerate(getattr(loss, "class_confidence", torch.empty(0)).tolist())}
+    codes = torch.stack([partition(a, b, ratio, validate=False) for a, b in zip(c, labels)])
+    return dict(train_accuracy=(logits.argmax(-1) == labels).float().mean().item(),
+                **{f"c_{name}": c[codes == k].mean().item() for k, name in enumerate(("high", "medium", "low"))})
 
 def validation(
     logits: Tensor, # (N, K)
@@ -277,8 +280,12 @@ def predict(
     "Logits of knees as they are, in evaluation mode."
     model.eval()
     index = torch.arange(len(knees), device=knees.device) if index is None else index
-    with torch.autocast(torch.device(knees.device).type, torch.bfloat16, enabled=precision == "bf16"):
-        return torch.cat([model(*knees.views(i)).float() for i in index.split(batch)])
+    logits = []
+    for i in index.split(batch):
+        views = knees.views(i)
+        with torch.autocast(torch.device(knees.device).type, torch.bfloat16, enabled=precision == "bf16"):
+            logits.append(model(*views).float())
+    return torch.cat(logits)
 
 # %% ../nbs/10_training.ipynb #5c424bcb
 def fit(

@@ -26,7 +26,7 @@ def test_a_smoke_run_decides_nothing_and_says_what_it_is(smoke):
     out, _ = smoke
     assert set(pd.read_csv(out / "table3_claims.csv").verdict) == {"no verdict"}
     for name in ("table3_pooling", "table6_hybrid"):
-        assert "SYNTHETIC" in json.loads((out / f"{name}.json").read_text())["study"]
+        assert "SYNTHETIC" in json.loads((out / f"{name}.csv.json").read_text())["study"]
     assert "SYNTHETIC" in (out / "report" / "index.html").read_text()
 
 def test_the_report_leads_to_every_notebook(smoke):
