@@ -16,7 +16,7 @@ NB ?=
 
 # A mistyped variable would be ignored by make, and the run would go its default way for hours.
 KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB
-GIVEN := $(foreach v,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(v))))
+GIVEN := $(foreach v,$(MAKEOVERRIDES),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
 UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
 ifneq ($(strip $(UNKNOWN)),)
 $(error There is no variable $(UNKNOWN): choose among $(KNOWN))
@@ -41,10 +41,10 @@ $(STAMP): constraints.txt pyproject.toml
 	$(INSTALL) -e '.[reproduce,dev]'
 	touch $(STAMP)
 
-reproduce: setup ## execute every reproduction notebook (DATA, PROFILE, SEEDS, OUT, STORE) and write the report
+reproduce: setup ## execute the reproduction notebooks (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=20) and write the report
 	@$(BIN)/python -m koa_repro.reproduce $(STUDY)
 
-figures: setup ## the same, and put the outputs back into the notebooks and the results into figures/
+figures: setup ## the same, and keep it: outputs in the notebooks, results in figures/, runs among the references
 	@$(BIN)/python -m koa_repro.reproduce $(STUDY) --carry
 
 test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
@@ -62,7 +62,7 @@ notebooks: setup ## execute library notebooks in place (NB=10_training, or all o
 	@$(BIN)/python -m koa_repro.reproduce --refresh "$(NB)"
 
 readme: setup ## README.md from nbs/index.ipynb
-	@$(BIN)/python -c 'from koa_repro.reproduce import readme; open("README.md", "w").write(readme())'
+	@$(BIN)/python -c 'from koa_repro.reproduce import readme; text = readme(); open("README.md", "w").write(text)'
 
 docs: setup ## the notebooks as HTML pages, in build/docs
 	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs nbs/*.ipynb --log-level WARN

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLACEMENTS', 'placed', 'pooling_specs', 'rows_of', 'aligned', 'pooling_table', 'show', 'pooling_differences',
-           'draw_pooling', 'pooling_claims']
+           'difference_table', 'draw_pooling', 'pooling_claims']
 
 # %% ../nbs/20_table3_pooling.ipynb #967ce8ac
 import textwrap
@@ -77,19 +77,31 @@ def pooling_differences(
     "Paired accuracy differences GAP - GMP over seeds and participants, and four levels against the last alone."
     pairs = {placed(p): (f"gap {placed(p)}", f"gmp {placed(p)}") for p in PLACEMENTS}
     pairs["P1+P2+P3+P4 - P4"] = ("gap P1+P2+P3+P4", "gap P4")
-    both = {k: _shared(rows, *names) for k, names in pairs.items()}
-    found, shared = {}, {k: stack(v) for k, v in both.items() if v}
+    shared = {f"{k}/{i}": frames for k, names in pairs.items() for i, frames in enumerate(_shared(rows, *names))}
     if not shared: return {}
-    drawn = draws(next(iter(next(iter(shared.values())).values())).participant, n)
-    couples = {k: tuple(s.values()) for k, s in shared.items()}
+    runs, found = stack(shared), {}  # all at once, so that every difference is taken on the same knees
+    drawn = draws(next(iter(runs.values())).participant, n)
+    couples = {k: (runs[f"{k}/0"], runs[f"{k}/1"]) for k in pairs if f"{k}/0" in runs}
     if all(placed(p) in couples for p in PLACEMENTS) and len({c[0].seeds for c in couples.values()}) == 1:
         found["mean"] = mean_difference([couples[placed(p)] for p in PLACEMENTS], drawn=drawn)
     return found | {k: mean_difference([c], drawn=drawn) for k, c in couples.items()}
 
-def _shared(rows, a, b) -> dict:
-    "Predictions of both rows for the seeds that both have."
-    seeds = [i for i, (x, y) in enumerate(zip(rows[a], rows[b])) if x and y]
-    return {name: [rows[name][i].predictions() for i in seeds] for name in (a, b)} if seeds else {}
+def _shared(rows, a, b) -> list:
+    "Predictions of both rows for the seeds that both have; nothing where there is none."
+    both = [(x.predictions(), y.predictions()) for x, y in zip(rows[a], rows[b]) if x and y]
+    return [list(side) for side in zip(*both)]
+
+def difference_table(
+    found: Mapping[str, Interval], # from `pooling_differences`
+) -> pd.DataFrame: # one line a difference, in points
+    "Each difference beside the paper's, with 95% interval, p, and Holm's p over the six placements; seed_sd is the spread between seeds."
+    paper = paper_numbers("III").set_index("row").value.astype(float)
+    printed = {placed(p): paper[f"gap {placed(p)}"] - paper[f"gmp {placed(p)}"] for p in PLACEMENTS}
+    printed |= {"mean": np.mean(list(printed.values())), "P1+P2+P3+P4 - P4": paper["gap P1+P2+P3+P4"] - paper["gap P4"]}
+    six = holm_intervals({k: i for k, i in found.items() if k in map(placed, PLACEMENTS)})
+    return pd.DataFrame([dict(difference=k, paper=printed[k], ours=100 * i.estimate, low=100 * i.low, high=100 * i.high, p=i.p,
+                              p_holm=six[k].p if k in six else np.nan, seed_sd=100 * i.row()["seed_sd"]) for k, i in found.items()],
+                        columns=["difference", "paper", "ours", "low", "high", "p", "p_holm", "seed_sd"])
 
 # %% ../nbs/20_table3_pooling.ipynb #ef896747
 def draw_pooling(

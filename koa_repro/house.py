@@ -77,9 +77,11 @@ def provenance(
                 time=datetime.now(timezone.utc).isoformat(timespec="seconds"), processor=processor(), cores=os.cpu_count(),
                 python=platform.python_version(), **{p: _version(p) for p in ("torch", "numpy", "scikit-learn")}, **facts)
 
-# %% ../nbs/01_house.ipynb #59c0dab5
+# %% ../nbs/01_house.ipynb #487c89f2
+def _origin(path: Path) -> Path: return path.with_name(path.name + ".json")
+
 def _beside(path: Path, facts: dict):
-    path.with_suffix(".json").write_text(json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n")
+    _origin(path).write_text(json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n")
 
 def writable(
     folder: str | Path, # made where it does not exist

@@ -18,7 +18,7 @@ def test_every_row_of_every_table(smoke):
     assert len(table) == 12 and (table.runs_done == 1).all() and (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
     hybrid = pd.read_csv(out / "table6_hybrid.csv")
     ours = hybrid[(hybrid.row == "Ours") & (hybrid.weights == "best")].iloc[0]
-    assert len(hybrid) == 8 and hybrid[hybrid.row != "Ours"].ce.isna().all()
+    assert len(hybrid) == 10 and hybrid[~hybrid.row.str.startswith("Ours")].ce.isna().all() and (hybrid[hybrid.row.str.startswith("Ours")].runs_done == 1).all()
     # the last row of Table III and Table VI's cross-entropy are one run
     assert ours.ce == pytest.approx(table.set_index("row").accuracy["gap P1+P2+P3+P4"])
 
@@ -39,8 +39,11 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     "A second execution reads the runs and gives the same table, without weights or training."
     out, store = smoke
     for weights in store.glob("*/weights.pt"): weights.rename(tmp_path / weights.parent.name)
+    before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
+    assert len(before) == 15  # twelve of Table III, hybrid, and the variant with both losses
     assert main(["--out", str(tmp_path / "out"), "--store", str(store), "--only", "20"]) == 0
     assert (tmp_path / "out" / "table3_pooling.csv").read_text() == (out / "table3_pooling.csv").read_text()
+    assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
     for run in store.glob("[0-9a-f]*"): (tmp_path / run.name).rename(run / "weights.pt")
 
 def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
@@ -53,8 +56,9 @@ def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
     table = pd.read_csv(tmp_path / "out" / "table3_pooling.csv")
     assert (table.runs_wanted == 7).all() and not list((tmp_path / "runs").glob("[0-9a-f]*"))  # nothing is trained
 
-@pytest.mark.parametrize("words, sentence", [(["--profile", "fats"], "does not exist"), (["--data", "no/such"], "not a folder"), (["--seeds", "0"], "from 1 up")])
-def test_the_command_answers_bad_input_in_one_sentence(words, sentence, capsys):
-    assert main(words) == 2
+@pytest.mark.parametrize("words, sentence", [(["--profile", "fats"], "does not exist"), (["--data", "no/such"], "not a folder"), (["--seeds", "0"], "from 1 up"), (["--only", "99"], "fits no notebook"),
+    (["--carry", "--only", "25", "--data", "reference"], "never kept")])
+def test_the_command_answers_bad_input_in_one_sentence(words, sentence, capsys, tmp_path):
+    assert main([*words, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "runs")]) == 2
     said = capsys.readouterr().err.strip()
     assert sentence in said and "\n" not in said

@@ -31,17 +31,16 @@ def offer(knees, specs, folder):
     for i, s in enumerate(specs): (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
 
 def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
-    "SIGKILL in the middle of the second epoch; no folder is there until a second process has finished it."
-    long = replace(spec, recipe=replace(RECIPE, epochs=3))
-    assert make_run(long, knees, tmp_path / "store", progress=False, device="cpu", stop_after=1) is None  # leaves a checkpoint of epoch 1
-    offer(knees, [long], tmp_path / "knees")
-    job = start_worker(tmp_path / "knees", tmp_path / "store")
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "knees" / "0000.taken").exists():
-        assert time.monotonic() < deadline; time.sleep(.02)
-    time.sleep(.5); job.send_signal(signal.SIGKILL); job.wait()
-    assert not (tmp_path / "store" / long.id).exists() and state_of(long, tmp_path / "store").startswith("epoch")
-    run = make_run(long, knees, tmp_path / "store", progress=False, device="cpu")
+    "SIGKILL as soon as a worker has gone beyond its checkpoint; no folder is there until a second process has finished the run."
+    store = tmp_path / "store"
+    assert make_run(spec, knees, store, progress=False, device="cpu", stop_after=1) is None  # leaves a checkpoint of epoch 1
+    offer(knees, [spec], tmp_path / "knees")
+    job, deadline = start_worker(tmp_path / "knees", store), time.monotonic() + 120
+    while state_of(spec, store) != "epoch 2 of 3":
+        assert time.monotonic() < deadline and job.poll() is None; time.sleep(.002)
+    job.send_signal(signal.SIGKILL); job.wait()
+    assert not (store / spec.id).exists() and state_of(spec, store) == "epoch 2 of 3"
+    run = make_run(spec, knees, store, progress=False, device="cpu")
     a, b = (torch.load(r.path / "weights.pt", weights_only=True) for r in (run, whole))
     for kind in ("best", "last"): assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
     pd.testing.assert_frame_equal(run.predictions("last"), whole.predictions("last"))
@@ -87,10 +86,11 @@ def test_reference_study_needs_no_knees(tmp_path):
 
 def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
     places = dict(out=str(tmp_path), store=str(tmp_path))
-    ids = {study_spec(Study("paper", data, **places)).id for data in ("reference", str(knees_folder))}
-    assert len(ids) == 1
+    for split in ("official", "knee", "participant"):
+        ids = {study_spec(Study("paper", data, **places), split=split).id for data in ("reference", str(knees_folder))}
+        assert len(ids) == 1, split
 
-@pytest.mark.parametrize("bad, word", [(dict(profile="fats"), "smoke, preview, fast, paper"), (dict(data="no/such"), "not a folder"),
+@pytest.mark.parametrize("bad, word", [(dict(profile="fats"), "smoke, preview, short, fast, paper"), (dict(data="no/such"), "not a folder"),
     (dict(seeds=0), "from 1 up"), (dict(seeds="three"), "from 1 up"), (dict(store="/proc/x"), "Cannot write"), (dict(out="/proc/x"), "Cannot write")])
 def test_bad_parameters_are_one_sentence(bad, word, tmp_path):
     with pytest.raises((ValueError, OSError), match=word) as e: Study(**dict(dict(out=str(tmp_path), store=str(tmp_path)), **bad))
@@ -98,6 +98,26 @@ def test_bad_parameters_are_one_sentence(bad, word, tmp_path):
 
 def test_smoke_never_writes_to_figures():
     with pytest.raises(ValueError, match="never writes to figures"): Study(out=str(runs.repository() / "figures" / "x"))
+
+def test_equal_networks_are_one_run_and_options_that_cannot_be_are_refused():
+    assert RunSpec("a", options=dict(positions=(4, 1))) == RunSpec("a", options=dict(positions=(1, 4)))
+    for bad in (dict(options=dict(classes=5)), dict(loss="hybrid", loss_options=dict(classes=3)), dict(precision="fp16"), dict(network="x")):
+        with pytest.raises(ValueError): RunSpec("a", **bad)
+
+def test_targets_of_every_batch_move_within_an_epoch(knees):
+    from koa_repro.model import SiameseGAP
+    from koa_repro.training import Trainer
+    seen = []
+    class Spy(HybridLoss):
+        def forward(self, logits, labels):
+            seen.append(self.class_confidence.tolist())
+            return super().forward(logits, labels)
+    for targets, count in (("epoch", 1), ("batch", None)):
+        seen.clear()
+        trainer = Trainer(SiameseGAP(padding=1), Spy(), knees, replace(RECIPE, targets=targets), device="cpu")
+        trainer.run_epoch()
+        different = len({str(s) for s in seen})
+        assert different == (count or len(seen)) and len(seen) == trainer.steps
 
 def test_checkpoint_of_another_precision_is_refused(knees, spec, tmp_path):
     from koa_repro.training import Trainer, fit
