@@ -154,7 +154,9 @@ def readme(
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     config = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags={"remove_input"}))
-    text, _ = MarkdownExporter(config=config).from_filename(str(index or repository() / "nbs" / "index.ipynb"))
+    nb = nbformat.read(index or repository() / "nbs" / "index.ipynb", 4)
+    nb.metadata["language_info"] = dict(name="python")
+    text, _ = MarkdownExporter(config=config).from_notebook_node(nb)
     text = re.sub(r"\]\((\d\d_)", r"](nbs/\1", text).replace("](../", "](")  # the notebook lies in nbs/, the README above it
     return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
