@@ -10,7 +10,7 @@ __all__ = ['Recipe', 'draw_order', 'draw_epoch', 'patch_grids', 'sample_views', 
 # %% ../nbs/10_training.ipynb #50c06218
 import math, os, time
 from collections.abc import Callable
-from dataclasses import dataclass, asdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, pandas as pd
