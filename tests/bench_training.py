@@ -27,7 +27,7 @@ class UsualKnees(Dataset):
         if self.sides[i] == "L": image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image = image.rotate(np.random.uniform(-15, 15), Image.Resampling.BILINEAR)
         image = ImageEnhance.Brightness(image).enhance(np.random.uniform(.7, 1.3))
-        gamma = np.exp(np.random.uniform(-np.log(2), np.log(2)))
+        gamma = float(np.exp(np.random.uniform(-np.log(2), np.log(2))))
         x = torch.from_numpy((np.asarray(image, np.float32) / 255) ** gamma)
         patches = x[100:228, :128], x[100:228, 172:].flip(1)
         return *[(p[None] - .5) / .25 for p in patches], int(self.labels[i])
@@ -81,7 +81,7 @@ def main(steps=10, rounds=2):
     found = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side in found:
-            out = subprocess.run([sys.executable, "-W", "ignore", __file__, side, str(steps)], capture_output=True, text=True, check=True).stdout
+            out = subprocess.run([sys.executable, "-W", "ignore", __file__, side, str(steps)], stdout=subprocess.PIPE, text=True, check=True).stdout
             found[side].append(json.loads(out.splitlines()[-1]))
     print(f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {'yes' if has_bf16('cpu') else 'no'}; {found['auto'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps")
     usual_rate = np.array([f["rate"] for f in found["usual"]])
