@@ -8,7 +8,7 @@ import numpy as np, pandas as pd, pytest, torch
 from koa_repro import runs
 from koa_repro.losses import HybridLoss
 from koa_repro.phantom import make_knees
-from koa_repro.runs import (PROFILES, RunSpec, Study, ensure, find, keep_reference, knee_frame, knees_id, make_run, read_spec, save_knees,
+from koa_repro.runs import (PROFILES, RunSpec, Study, ensure, find, keep_reference, knees_id, make_run, read_spec, save_knees,
                             state_of, study_frame, study_spec)
 from koa_repro.training import Recipe
 
@@ -18,7 +18,7 @@ RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
 def knees(): return make_knees(120, seed=5)
 
 @pytest.fixture(scope="module")
-def spec(knees): return RunSpec(knees_id(knee_frame(knees)), options=dict(padding=1), recipe=RECIPE, loss="hybrid")
+def spec(knees): return RunSpec(knees_id(knees.frame()), options=dict(padding=1), recipe=RECIPE, loss="hybrid")
 
 @pytest.fixture(scope="module")
 def whole(knees, spec, tmp_path_factory): return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
