@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab docs bench figures readme notebooks
+.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference pack merge status
 
 PYTHON ?= python3
 PROFILE ?= smoke
@@ -13,9 +13,12 @@ STORE ?=
 OUT ?=
 ONLY ?=
 NB ?=
+MINUTES ?= 25
+FOLDER ?=
+RUNS ?=
 
 # A mistyped variable would be ignored by make, and the run would go its default way for hours.
-KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB
+KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB MINUTES FOLDER RUNS
 GIVEN := $(foreach v,$(MAKEOVERRIDES),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
 UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
 ifneq ($(strip $(UNKNOWN)),)
@@ -25,6 +28,8 @@ endif
 BIN := .venv/bin
 STAMP := .venv/.installed
 STUDY = --profile "$(PROFILE)" --data "$(DATA)" --seeds "$(SEEDS)" --store "$(STORE)" --out "$(OUT)" --only "$(ONLY)"
+# The reference runs have defaults of their own for what the caller does not name.
+GIVEN_ONLY = $(foreach v,PROFILE DATA SEEDS STORE,$(if $(filter command line environment,$(origin $v)),--$(shell echo $v | tr A-Z a-z) "$($v)"))
 # torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
 INSTALL = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
@@ -46,6 +51,18 @@ reproduce: setup ## execute the reproduction notebooks (DATA, PROFILE, SEEDS, OU
 
 figures: setup ## the same, and keep it: outputs in the notebooks, results in figures/, runs among the references
 	@$(BIN)/python -m koa_repro.reproduce $(STUDY) --carry
+
+reference: setup ## train wanted runs for MINUTES on the knees in DATA, and keep those that finish among the references
+	@$(BIN)/python -m koa_repro.reference train --minutes "$(MINUTES)" $(GIVEN_ONLY)
+
+pack: setup ## knees in DATA and open jobs as a FOLDER for a machine with nothing but PyTorch
+	@$(BIN)/python -m koa_repro.reference pack --folder "$(FOLDER)" $(GIVEN_ONLY)
+
+merge: setup ## take in what such a machine handed back (RUNS=runs.zip, FOLDER of the pack)
+	@$(BIN)/python -m koa_repro.reference merge --folder "$(FOLDER)" --runs "$(RUNS)" $(GIVEN_ONLY)
+
+status: setup ## the wanted runs of PROFILE, and what there is of them
+	@$(BIN)/python -m koa_repro.reference status $(GIVEN_ONLY)
 
 test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh

@@ -24,7 +24,7 @@ def spec(knees): return RunSpec(knees_id(knees.frame()), options=dict(padding=1)
 def whole(knees, spec, tmp_path_factory): return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
 
 def start_worker(folder, store):
-    return subprocess.Popen([sys.executable, "-m", "koa_repro.runs", str(folder), str(store), str(torch.get_num_threads()), "cpu"])
+    return subprocess.Popen([sys.executable, "-m", "koa_repro.runs", str(folder), str(store), str(torch.get_num_threads()), "", "cpu"])
 
 def offer(knees, specs, folder):
     folder.mkdir(exist_ok=True); save_knees(knees, folder)

@@ -1,0 +1,124 @@
+"""Reference runs: packed, sent, killed, gone on with, handed back, merged."""
+import json, os, signal, subprocess, sys, time
+from dataclasses import replace
+
+import pandas as pd, pytest, torch
+
+from koa_repro import bare, reference, runs
+from koa_repro.phantom import make_knees
+from koa_repro.reference import MergeError, Wanted, merge, pack, status, table5_options, train, wanted_runs
+from koa_repro.runs import PROFILES, Profile, Study, find, keep_reference, knees_id, make_run, replicates, study_spec
+from koa_repro.specs import RunSpec
+from koa_repro.training import Recipe
+
+QUICK = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle")
+
+@pytest.fixture(scope="module")
+def knees(): return make_knees(120, seed=8)
+
+@pytest.fixture(scope="module")
+def jobs(knees): return [RunSpec(knees_id(knees.frame()), loss=loss, options=dict(padding=1), recipe=QUICK) for loss in ("ce", "hybrid")]
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    "An empty folder of references."
+    for module in (runs, reference): monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
+    return tmp_path / "kept"
+
+@pytest.fixture(scope="module")
+def packed(knees, jobs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack")
+    pack(knees, dict(official=knees.split), jobs, folder, part=1_500_000)
+    return folder
+
+def far(packed, work, out, *more, wait=True):
+    "The command on the far machine: the pack's own copy of the code, in a folder of its own."
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(PYTHONPATH=str(packed / "send"))
+    job = subprocess.Popen([sys.executable, "-m", "koa_repro.bare", str(packed / "send"), "--work", str(work), "--out", str(out), "--device", "cpu", "--slots", "1", *more],
+                           env=env, cwd=work.parent, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    return (job.communicate(timeout=240)[0], job.returncode) if wait else job
+
+def test_packed_killed_resumed_merged(knees, jobs, packed, kept, tmp_path):
+    work, out = tmp_path / "work", tmp_path / "out"
+    job, deadline = far(packed, work, out, wait=False), time.monotonic() + 120
+    while not (work / jobs[0].id / "facts.json").exists():
+        assert time.monotonic() < deadline and job.poll() is None; time.sleep(.01)
+    os.killpg(job.pid, signal.SIGKILL); job.wait()
+    assert not (work / jobs[1].id / "facts.json").exists() and not (out / "runs.zip").exists()
+    text, status = far(packed, work, out)
+    assert status == 0 and text.count(" done") == 2 and [p.name for p in out.iterdir()] == ["runs.zip"]
+    assert [p.name for p in merge(out / "runs.zip", packed)] == sorted(j.id for j in jobs)
+    assert [p.name for p in merge(out / "runs.zip", packed)] == sorted(j.id for j in jobs), "a second merge changes nothing"
+    threads = torch.get_num_threads(); torch.set_num_threads(1)
+    direct = make_run(jobs[1], knees, tmp_path / "store", progress=False, device="cpu")
+    torch.set_num_threads(threads)
+    mine = find(jobs[1])
+    for weights in ("best", "last"): pd.testing.assert_frame_equal(mine.predictions(weights), direct.predictions(weights))
+    assert not replicates(mine) and mine.history.epoch.tolist() == [1, 2, 3] and "device" in mine.provenance
+
+def test_only_what_fits_is_finished_and_the_rest_goes_on(jobs, packed, tmp_path):
+    "With hardly any time the first epoch is made, and the job is left; with time promised for later it is kept going."
+    text, _ = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "0.001")
+    assert " done" not in text and not list((tmp_path / "work").glob("*/facts.json"))
+    text, _ = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "3")
+    assert text.count(" done") == 2
+
+def test_parts_may_come_one_by_one(packed, tmp_path):
+    index, parts = json.loads((packed / "send" / "index.json").read_text()), sorted((packed / "send").glob("part-*.bin"))
+    assert len(parts) > 1 and max(p.stat().st_size for p in parts) <= 1_500_000
+    for i, part in enumerate(parts):
+        delivery = tmp_path / f"delivery{i}"; delivery.mkdir()
+        (delivery / "index.json").write_text(json.dumps(index)); (delivery / part.name).write_bytes(part.read_bytes())
+        assert bare.receive(delivery, tmp_path / "work") == [p.name for p in parts[i + 1:]]
+
+def test_the_pack_is_lossless_and_names_nobody(knees, packed, tmp_path):
+    assert bare.receive(packed / "send", tmp_path / "work") == []
+    assert (bare.unpack(tmp_path / "work") == knees.images).all()
+    text = (packed / "send" / "index.json").read_text()
+    assert not [p for p in set(knees.participant) if p in text] and knees.file[0] not in text
+
+def test_an_index_is_asked_for(tmp_path):
+    (tmp_path / "send").mkdir()
+    assert bare.main([str(tmp_path / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
+
+def test_other_knees_are_not_packed_and_not_merged(knees, jobs, packed, kept, tmp_path):
+    with pytest.raises(ValueError, match="other knees"): pack(make_knees(120, seed=9), dict(official=knees.split), jobs, tmp_path / "p")
+    far(packed, tmp_path / "work", tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    frame = pd.read_parquet(packed / "knees.parquet")
+    frame.assign(sha256="0").to_parquet(tmp_path / "other" / "knees.parquet")
+    with pytest.raises(MergeError, match="other knees"): merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
+    with pytest.raises(MergeError, match="cannot be read"): merge(tmp_path / "nothing.zip", packed)
+    assert not kept.exists()
+
+def test_a_rerun_is_a_replicate_and_nothing_is_overwritten(knees, jobs, kept, tmp_path):
+    first, other = (make_run(replace(jobs[0], recipe=replace(QUICK, epochs=1)), knees, tmp_path / name, progress=False, device="cpu") for name in "ab")
+    target = keep_reference(first)
+    before = (target / "predictions.parquet").read_bytes()
+    frame = pd.read_parquet(other.path / "predictions.parquet")
+    frame.assign(p0=frame.p1, p1=frame.p0).to_parquet(other.path / "predictions.parquet", index=False)
+    assert keep_reference(other) == target / "replicates" / "1" == keep_reference(other)
+    assert (target / "predictions.parquet").read_bytes() == before and len(replicates(find(first.spec))) == 1
+    assert find(first.spec).predictions().equals(first.predictions())
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    "A study of two wanted runs that takes seconds."
+    monkeypatch.setitem(PROFILES, "short", Profile(replace(QUICK, epochs=2), dict(padding=1), phantom=120))
+    study = Study("short", store=str(tmp_path / "store"), out=str(tmp_path / "out"))
+    wanted = [Wanted("VI", loss, study_spec(study, loss=loss)) for loss in ("ce", "hybrid")]
+    monkeypatch.setattr(reference, "wanted_runs", lambda study: wanted)
+    return study
+
+def test_training_here_stops_in_time_and_goes_on(tiny, kept):
+    assert train(tiny, 0, progress=False) == [] and not kept.exists()
+    made = train(tiny, 5, progress=False)
+    assert len(made) == 2 and (status(tiny).state == "reference").all()
+    assert train(tiny, 5, progress=False) == [], "what is there is not made again"
+
+def test_the_list_is_ordered_and_names_each_run_once():
+    study = Study("fast", "reference", seeds=2)
+    wanted = wanted_runs(study)
+    ids, seeds = [w.spec.id for w in wanted], [w.spec.seed for w in wanted]
+    assert len(set(ids)) == len(ids) and seeds == sorted(seeds) and wanted[0].row == "Ours, ce"
+    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {"official", "knee"}
