@@ -285,7 +285,7 @@ NARROW = dict(rotation=7., brightness=(.95, 1.05), gamma=(.9, 1.1)) # augmentati
 PROFILES = dict(
     smoke=Profile(Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle"), dict(padding=1), phantom=480, verdict=False),
     preview=Profile(Recipe(epochs=12, batch=16, pixels=64, schedule="onecycle", **NARROW), dict(padding=(0, 0, 0, 1)), verdict=False),
-    short=Profile(Recipe(epochs=12, batch=16, schedule="onecycle", **NARROW)),
+    short=Profile(Recipe(epochs=10, batch=16, schedule="onecycle", **NARROW)),
     fast=Profile(Recipe(epochs=60, schedule="onecycle")),
     paper=Profile(Recipe()))
 
