@@ -12,9 +12,11 @@ __all__ = ['ARMS', 'MEASURES', 'KNEE_SPLIT', 'INSIDE', 'OUTSIDE', 'partner_share
 import hashlib, textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd
+import torch
 import matplotlib.pyplot as plt
 
 from .claims import decide, paper_numbers
@@ -65,8 +67,8 @@ def crossover_roles(
     _hold_out(role, strata, held * len(frame))
     kl = frame.kl.to_numpy()
     if share > 1 or any(set(kl[role == r]) != set(kl) for r in ("test 1", "test 2", "val", "rest")):
-        raise ValueError(f"frame: to test {tested:.0%} of {len(frame)} knees in halves of every grade, {sum(map(len, pairs.values()))} participants with two knees "
-                         "are too few: lower `tested`, or give more knees.")
+        raise ValueError(f"frame: to test {tested:.0%} of {len(frame)} knees in halves of every grade, {sum(map(len, pairs.values()))} participants "
+                         "with two knees are too few: lower `tested`, or give more knees.")
     return role
 
 def _test(role, people, share) -> int: # how many were drawn
@@ -119,9 +121,18 @@ def crossover_rows(
 ) -> dict[str, list[Run | None]]: # one of ARMS -> runs; None where, with `reference`, a run is only wanted
     "The runs of both networks, read where they exist and trained where they do not."
     wanted = [s for arm in ARMS for s in specs[arm]]
-    runs = [find(s) for s in wanted] if study.data == "reference" else ensure(
-        wanted, study.runs, lambda spec: arm_knees(study_knees(study), spec.split), executor="local" if study.seeds > 1 else "inline")
+    get, small = lambda spec: arm_knees(study_knees(study), spec.split), study.profile == "smoke"
+    if study.data == "reference": runs = [find(s) for s in wanted]
+    else:
+        with _threads(1 if small else torch.get_num_threads()): # patches of 32 pixels: a second thread would wait more than it helps
+            runs = ensure(wanted, study.runs, get, executor="inline" if small else "local")
     return {arm: runs[i * len(specs[arm]):(i + 1) * len(specs[arm])] for i, arm in enumerate(ARMS)}
+
+@contextmanager
+def _threads(n: int):
+    before = torch.get_num_threads(); torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
 
 # %% ../nbs/41_split.ipynb #3f314fec
 MEASURES = {"accuracy": "accuracy (%)", "auc": "AUC (x 100)", "partner": "probability of the partner's grade (%)"}
@@ -156,7 +167,8 @@ def crossed(
     runs, facts = stack({arm: predictions[arm] for arm in ARMS}), frame.assign(role=crossover_roles(frame, seed))
     facts["partner_kl"] = facts.groupby("participant").kl.transform("sum") - facts.kl
     tested = facts[facts.role.str.startswith("test")].set_index("file")
-    if set(tested.index) != set(runs[ARMS[0]].file): raise ValueError("predictions: their test knees are not those of this draw; use the runs of `crossover_specs`.")
+    if set(tested.index) != set(runs[ARMS[0]].file):
+        raise ValueError("predictions: their test knees are not those of this draw; use the runs of `crossover_specs`.")
     tested = tested.loc[runs[ARMS[0]].file]
     return Crossed(tuple(runs[arm] for arm in ARMS), tested.role.str[-1].astype(int).to_numpy(), tested.partner_kl.to_numpy())
 
@@ -202,7 +214,8 @@ def memory_table(
     both, lines = [pair for pair in zip(*(rows[arm] for arm in ARMS)) if all(pair)], []
     for k in (1, 2):
         test = c.measure(k, 3 - k, "all test knees", "accuracy")(np.ones((1, len(c.half))))[0]
-        lines += [dict(network=k, seed=pair[k - 1].spec.seed, training=100 * pair[k - 1].history.train_accuracy.iloc[-1], test=100 * t) for pair, t in zip(both, test)]
+        for run, t in zip((pair[k - 1] for pair in both), test):
+            lines.append(dict(network=k, seed=run.spec.seed, training=100 * run.history.train_accuracy.iloc[-1], test=100 * t))
     return pd.DataFrame(lines).assign(gap=lambda t: t.training - t.test)
 
 # %% ../nbs/41_split.ipynb #add88413
@@ -226,16 +239,18 @@ def leak_table(
     if not c: return pd.DataFrame([dict(group="all test knees", measure="accuracy", **base)]).reindex(columns=_COLUMNS), {}
     drawn, lines, found = draws(c.runs[0].participant), [], {}
     for group, at in c.groups.items():
-        if len(set(zip(c.half[at], c.runs[0].kl[at]))) < 4: continue  # a half without one of the grades has no AUC
+        if len(set(zip(c.half[at], c.runs[0].kl[at]))) < 2 * len(c.runs[0].grades): continue  # a half without one of the grades has no AUC
         for name in MEASURES:
-            *sides, found[group, name] = leak(c, name, group, drawn)
-            lines.append(dict(group=group, measure=name, knees=int(at.sum()), **base, **_cells(inside=sides[0], outside=sides[1], difference=found[group, name])))
+            inside, outside, found[group, name] = leak(c, name, group, drawn)
+            cells = _cells(inside=inside, outside=outside, difference=found[group, name])
+            lines.append(dict(group=group, measure=name, knees=int(at.sum()), **base, **cells))
     found[KNEE_SPLIT, "accuracy"] = expected_inflation(found["all test knees", "accuracy"], shares)
     lines.append(dict(group=KNEE_SPLIT, measure="accuracy", **base, **_cells(difference=found[KNEE_SPLIT, "accuracy"])))
     return pd.DataFrame(lines).reindex(columns=_COLUMNS), found
 
 KNEE_SPLIT = "expected of a split by knee"
-_COLUMNS = ["group", "measure", "weights", "knees", "runs_done", "runs_wanted", *(f"{n}{end}" for n in ("inside", "outside", "difference") for end in ("", "_low", "_high")), "seed_sd"]
+_COLUMNS = ["group", "measure", "weights", "knees", "runs_done", "runs_wanted",
+            *(f"{n}{end}" for n in ("inside", "outside", "difference") for end in ("", "_low", "_high")), "seed_sd"]
 
 def _cells(**found) -> dict:
     ends = {f"{n}{end}": 100 * x for n, i in found.items() for end, x in (("", i.estimate), ("_low", i.low), ("_high", i.high))}
@@ -243,10 +258,12 @@ def _cells(**found) -> dict:
 
 def show_leak(table: pd.DataFrame) -> pd.DataFrame:
     "The table for reading: estimates with their 95% intervals."
-    def cell(r, name, sign=""): return "" if np.isnan(r[name]) else f"{r[name]:{sign}.2f} [{r[f'{name}_low']:{sign}.2f}, {r[f'{name}_high']:{sign}.2f}]"
-    return pd.DataFrame([{"test knees": r.group, "number": "" if np.isnan(r.knees) else int(r.knees), "measure": MEASURES[r.measure], "weights": r.weights,
+    def cell(r, name, sign=""):
+        return "" if np.isnan(r[name]) else f"{r[name]:{sign}.2f} [{r[f'{name}_low']:{sign}.2f}, {r[f'{name}_high']:{sign}.2f}]"
+    return pd.DataFrame([{"test knees": r.group, "number": "" if np.isnan(r.knees) else int(r.knees), "measure": MEASURES[r.measure],
                           "partner in training": cell(r, "inside"), "partner out": cell(r, "outside"),
-                          "in - out, points": cell(r, "difference", "+") if r.runs_done else "not run", "seeds": f"{r.runs_done} of {r.runs_wanted}"} for _, r in table.iterrows()])
+                          "in - out, points": cell(r, "difference", "+") if r.runs_done else "not run",
+                          "seeds": f"{r.runs_done} of {r.runs_wanted}"} for _, r in table.iterrows()])
 
 # %% ../nbs/41_split.ipynb #c36b37d1
 INSIDE, OUTSIDE = COLORS["gmp"], COLORS["gap"] # orange and blue
@@ -255,15 +272,16 @@ def draw_split(
     table: pd.DataFrame, # from `leak_table`, of one kind of weights
     title: str, # which knees, how thoroughly
 ):
-    "Accuracy with the partner in and out of training, and the paired difference, with 95% intervals; all, by the partner's grade, and expected of a split by knee."
+    "Accuracy with the partner in and out of training, and the paired difference, with 95% intervals, by the partner's grade."
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True, width_ratios=(3, 2))
     part = table[table.measure == "accuracy"].reset_index(drop=True)
     arms = lambda name: [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
-    for name, shift, color, marker, label in (("outside", -.13, OUTSIDE, "o", "partner out of training"), ("inside", .13, INSIDE, "s", "partner in training")):
-        left.errorbar(part[name], part.index + shift, xerr=arms(name), fmt=marker, ms=4, color=color, capsize=2, lw=1, label=label)
+    for name, shift, color, marker, label in (("outside", -.13, OUTSIDE, "o", "out of"), ("inside", .13, INSIDE, "s", "in")):
+        left.errorbar(part[name], part.index + shift, xerr=arms(name), fmt=marker, ms=4, color=color, capsize=2, lw=1, label=f"partner {label} training")
     right.errorbar(part.difference, part.index, xerr=arms("difference"), fmt="D", ms=4, color="k", capsize=2, lw=1)
     right.axvline(0, color="0.6", lw=.8)
-    left.set(yticks=part.index, yticklabels=[textwrap.fill(g, 16) for g in part.group], ylim=(len(part) - .5, -.5), xlabel="accuracy on test knees (%)", title="the same knees, called twice")
+    left.set(yticks=part.index, yticklabels=[textwrap.fill(g, 16) for g in part.group], ylim=(len(part) - .5, -.5))
+    left.set(xlabel="accuracy on test knees (%)", title="the same knees, called twice")
     right.set(xlabel="in minus out (points)", title="what the partner is worth")
     fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     fig.suptitle(textwrap.fill(title, 100), fontsize=8)
@@ -271,7 +289,7 @@ def draw_split(
 
 # %% ../nbs/41_split.ipynb #871004d7
 def paper_less_leak(
-    inflation: Interval | None, # from `expected_inflation`, of real knees; None where there is none to take off
+    inflation: Interval | None, # from `expected_inflation`; None where there is none to take off
 ) -> pd.DataFrame: # what, printed (percent or points), less, less_low, less_high
     "The paper's accuracies less the expected inflation, and its two gains as printed."
     printed = {t: paper_numbers(t).assign(value=lambda x: x.value.astype(float)).set_index(["row", "column"]).value for t in ("IV", "VI", "text")}
@@ -280,5 +298,6 @@ def paper_less_leak(
     rows.append(("Table VI, Ours, hybrid", printed["VI"]["Ours", "accuracy hybrid"]))
     off = [100 * x for x in (inflation.estimate, inflation.high, inflation.low)] if inflation else [np.nan] * 3  # the more is taken off, the less remains
     lines = [dict(what=name, printed=x, **dict(zip(("less", "less_low", "less_high"), [x - o for o in off]))) for name, x in rows]
-    gains = [("gain, Ours - Tiulpin (IV-B)", printed["text"]["Ours - Tiulpin", "accuracy"]), ("gain, hybrid - cross-entropy (IV-E)", printed["VI"]["Ours", "difference"])]
+    gains = [("gain, Ours - Tiulpin (IV-B)", printed["text"]["Ours - Tiulpin", "accuracy"]),
+             ("gain, hybrid - cross-entropy (IV-E)", printed["VI"]["Ours", "difference"])]
     return pd.DataFrame(lines + [dict(what=name, printed=x) for name, x in gains])

@@ -40,7 +40,7 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     out, store = smoke
     for weights in store.glob("*/weights.pt"): weights.rename(tmp_path / weights.parent.name)
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
-    assert len(before) == 15  # twelve of Table III, hybrid, and the variant with both losses
+    assert len(before) == 17  # twelve of Table III, hybrid, the variant with both losses, and the two networks of the crossover
     assert main(["--out", str(tmp_path / "out"), "--store", str(store), "--only", "20"]) == 0
     assert (tmp_path / "out" / "table3_pooling.csv").read_text() == (out / "table3_pooling.csv").read_text()
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before

@@ -32,6 +32,7 @@ def made_up(frame, remembers=0., better=0., seed=0, seeds=1, base=.75):
     rng, facts = np.random.default_rng(seed), frame.assign(role=crossover_roles(frame))
     facts["agree"] = np.where(facts.groupby("participant").kl.transform("nunique") == 1, 1, -1)
     facts = facts[facts.role.str.startswith("test")].assign(split="test", label=lambda t: (t.kl == 2).astype(int))
+    facts = facts.sample(frac=1, random_state=seed)  # a run's knees come in an order of their own
     def one(arm):
         chance = base + remembers * (facts.role.str[-1] == arm[-1]) * facts.agree + better * (arm == ARMS[1])
         p1 = np.where((rng.random(len(facts)) < chance) == (facts.label == 1), .9, .1)
