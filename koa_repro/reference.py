@@ -24,6 +24,7 @@ from .hybrid import hybrid_specs
 from .runs import (PROFILES, Run, Study, ensure, find, keep_reference, knees_id, predictions_frame, references, replicates,
                             state_of, study_frame, study_knees, study_spec, write_run)
 from .specs import RunSpec, read_spec
+from .split import crossover_specs
 from .stats import Interval, mean_difference, stack
 
 # %% ../nbs/34_reference.ipynb #03102625
@@ -50,6 +51,7 @@ def one_seed(study: Study, seed: int) -> list[Wanted]:
     wanted = [Wanted("VI", row, s) for row, s in ours.items()]
     wanted += [Wanted("VI, split by knee", row, spec(split="knee", loss=s.loss, options=s.options)) for row, s in ours.items()]
     wanted += [Wanted("III", row, s) for row, s in pick(pooling_specs(study)).items()]
+    wanted += [Wanted("split", row, s) for row, s in pick(crossover_specs(study)).items()]
     wanted += [Wanted("V", row, spec(loss="hybrid", loss_options=options)) for row, options in table5_options().items()]
     return wanted + [Wanted("Fig. 8, five grades", loss, spec(grades=GRADES, loss=loss)) for loss in ("ce", "hybrid")]
 

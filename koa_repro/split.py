@@ -4,25 +4,23 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'MEASURES', 'KNEE_SPLIT', 'INSIDE', 'OUTSIDE', 'partner_share', 'knee_split_shares', 'crossover_roles',
-           'arm_split', 'arm_frame', 'arm_knees', 'crossover_specs', 'crossover_rows', 'Crossed', 'crossed', 'leak',
-           'expected_inflation', 'crossed_runs', 'memory_table', 'four_cells', 'leak_table', 'show_leak', 'draw_split',
-           'paper_less_leak']
+           'arm_split', 'arm_frame', 'crossover_specs', 'Crossed', 'crossed', 'leak', 'expected_inflation',
+           'crossed_runs', 'memory_table', 'four_cells', 'leak_table', 'show_leak', 'draw_split', 'paper_less_leak']
 
 # %% ../nbs/41_split.ipynb #bfe0ff76
 import hashlib, textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd
-import torch
 import matplotlib.pyplot as plt
 
+from .ablation import rows_of
 from .claims import decide, paper_numbers
-from .data import KneeSet, assign_splits
+from .data import assign_splits
 from .house import COLORS, PAGE, use_style, save_figure, save_table
-from .runs import Run, RunSpec, Study, ensure, find, knees_id, study_frame, study_knees, study_spec
+from .runs import OWN_SPLITS, Run, RunSpec, Study, study_frame, study_spec
 from .stats import Draws, Interval, Predictions, bootstrap_interval, draws, mean_difference, measure, percentile, stack
 
 # %% ../nbs/41_split.ipynb #d29ba24b
@@ -102,37 +100,14 @@ def arm_frame(frame: pd.DataFrame, arm: str, seed: int = 0) -> pd.DataFrame:
     split = arm_split(crossover_roles(frame, seed), arm)
     return frame.assign(split=split)[split != ""]
 
-def arm_knees(knees: KneeSet, arm: str, seed: int = 0) -> KneeSet:
-    "The knees that one network uses, with its split; `seed` is the draw's."
-    split = arm_split(crossover_roles(knees.frame(), seed), arm)
-    return replace(knees.select(split != ""), split=split[split != ""])
+OWN_SPLITS.update({arm: lambda frame, arm=arm: arm_split(crossover_roles(frame), arm) for arm in ARMS}) # one draw, as of the other splits
 
 def crossover_specs(
     study: Study,
     **changes, # any field of RunSpec, for both networks
 ) -> dict[str, list[RunSpec]]: # one of ARMS -> one spec a seed
     "Both networks of the crossover. The draw is the same for all seeds, as the other splits are."
-    ids = {arm: knees_id(arm_frame(study_frame(study), arm)) for arm in ARMS}
-    return {arm: [replace(study_spec(study, seed, **changes), knees=ids[arm], split=arm) for seed in range(study.seeds)] for arm in ARMS}
-
-def crossover_rows(
-    study: Study,
-    specs: Mapping[str, Sequence[RunSpec]], # from `crossover_specs`
-) -> dict[str, list[Run | None]]: # one of ARMS -> runs; None where, with `reference`, a run is only wanted
-    "The runs of both networks, read where they exist and trained where they do not."
-    wanted = [s for arm in ARMS for s in specs[arm]]
-    get, small = lambda spec: arm_knees(study_knees(study), spec.split), study.profile == "smoke"
-    if study.data == "reference": runs = [find(s) for s in wanted]
-    else:
-        with _threads(1 if small else torch.get_num_threads()): # patches of 32 pixels: a second thread would wait more than it helps
-            runs = ensure(wanted, study.runs, get, executor="inline" if small else "local")
-    return {arm: runs[i * len(specs[arm]):(i + 1) * len(specs[arm])] for i, arm in enumerate(ARMS)}
-
-@contextmanager
-def _threads(n: int):
-    before = torch.get_num_threads(); torch.set_num_threads(n)
-    try: yield
-    finally: torch.set_num_threads(before)
+    return {arm: [study_spec(study, seed, split=arm, **changes) for seed in range(study.seeds)] for arm in ARMS}
 
 # %% ../nbs/41_split.ipynb #3f314fec
 MEASURES = {"accuracy": "accuracy (%)", "auc": "AUC (x 100)", "partner": "probability of the partner's grade (%)"}
@@ -199,7 +174,7 @@ def expected_inflation(
 # %% ../nbs/41_split.ipynb #7bd07283
 def crossed_runs(
     frame: pd.DataFrame, # of the study
-    rows: Mapping[str, Sequence[Run | None]], # from `crossover_rows`
+    rows: Mapping[str, Sequence[Run | None]], # from `rows_of`
     weights: str = "best", # the best on validation, or the last
 ) -> Crossed | None: # None where no seed has both networks
     "The crossed predictions of the seeds for which both networks are there."
@@ -207,7 +182,7 @@ def crossed_runs(
     return crossed(frame, {arm: [pair[i].predictions(weights) for pair in both] for i, arm in enumerate(ARMS)}) if both else None
 
 def memory_table(
-    rows: Mapping[str, Sequence[Run | None]], # from `crossover_rows`
+    rows: Mapping[str, Sequence[Run | None]], # from `rows_of`
     c: Crossed, # of the last weights
 ) -> pd.DataFrame: # one line a network and seed, percent
     "Accuracy on the training knees and on test knees whose partner is out of training."

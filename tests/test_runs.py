@@ -27,7 +27,7 @@ def start_worker(folder, store):
     return subprocess.Popen([sys.executable, "-m", "koa_repro.runs", str(folder), str(store), str(torch.get_num_threads()), "", "cpu"])
 
 def offer(knees, specs, folder):
-    folder.mkdir(exist_ok=True); save_knees(knees, folder)
+    folder.mkdir(); save_knees(knees, folder / specs[0].knees)
     for i, s in enumerate(specs): (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
 
 def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):

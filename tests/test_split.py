@@ -3,11 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from koa_repro.ablation import rows_of
 from koa_repro.data import assign_splits
 from koa_repro.house import manifests
-from koa_repro.phantom import make_knees
-from koa_repro.runs import Study, knees_id, study_spec
-from koa_repro.split import (ARMS, KNEE_SPLIT, Crossed, arm_frame, arm_knees, arm_split, crossed, crossover_roles, crossover_rows, crossover_specs,
+from koa_repro.runs import Study, knees_id, study_frame, study_knees, study_spec
+from koa_repro.split import (ARMS, KNEE_SPLIT, Crossed, arm_frame, arm_split, crossed, crossover_roles, crossover_specs,
                              expected_inflation, knee_split_shares, leak, leak_table, paper_less_leak, partner_share)
 from koa_repro.stats import draws
 
@@ -119,10 +119,12 @@ def test_a_third_knee_and_an_unknown_network_are_refused():
 
 # --- the runs
 
-def test_a_network_has_a_set_of_its_own():
-    knees = make_knees(240, seed=2)
+def test_a_network_has_a_set_of_its_own(tmp_path):
+    study = Study("smoke", out=str(tmp_path), store=str(tmp_path))
+    knees = study_knees(study)
     for arm in ARMS:
-        own = arm_knees(knees, arm)
+        own = study_knees(study, split=arm)
+        pd.testing.assert_frame_equal(study_frame(study, split=arm).reset_index(drop=True), own.frame())
         assert knees_id(own.frame()) == knees_id(arm_frame(knees.frame(), arm)) != knees_id(knees.frame())
         place = {f: i for i, f in enumerate(knees.file)}
         assert all((own.images[i] == knees.images[place[f]]).all() for i, f in enumerate(own.file))
@@ -136,7 +138,7 @@ def test_specs_and_runs_by_reference(public, tmp_path):
         assert {s.knees for s in row} == {knees_id(arm_frame(public, arm))} and {s.split for s in row} == {arm} and [s.seed for s in row] == [0, 1, 2]
         assert {s.recipe for s in row} == {study_spec(study).recipe}
     assert crossover_specs(study, loss="hybrid")[ARMS[0]][0].loss == "hybrid"
-    assert crossover_rows(study, specs) == {arm: [None] * 3 for arm in ARMS}
+    assert rows_of(study, specs) == {arm: [None] * 3 for arm in ARMS}
 
 
 # --- the leak
