@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 
-from .house import repository
+from .house import repository, writable
 from .runs import PROFILES, Run, Study, keep_reference, read_spec
 
 # %% ../nbs/19_reproduce.ipynb #664f129b
@@ -140,8 +140,9 @@ def keep_results(
 ):
     "Carry outputs back, copy tables and figures to `figures/`, and keep the runs as references. Raises `ValueError` for a smoke run."
     if study.profile == "smoke": raise ValueError("A smoke run is never kept: choose another profile.")
+    figures = writable(repository() / "figures")
     for origin in study.target.glob("*.json"):
-        shutil.copy2(origin, repository() / "figures"); shutil.copy2(origin.with_suffix(""), repository() / "figures")
+        shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
         for id in json.loads(origin.read_text()).get("runs", []):
             if (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))
     for copy in copies: carry_outputs(copy, repository() / "nbs" / copy.name)
