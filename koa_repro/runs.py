@@ -328,6 +328,11 @@ class Study:
         "Whether claims may be decided: real knees, and a profile that is more than a smoke test."
         return self.real and self.settings.verdict
     @property
+    def withheld(self) -> str:
+        "Why no claim may be decided, in a sentence; empty where one may."
+        if self.verdict: return ""
+        return "The network or its input is not the paper's, so no claim is decided." if self.real else "The knees are synthetic: this shows that the machinery works, and says nothing of the paper."
+    @property
     def says(self) -> str:
         "What this is, for titles: which knees, how thoroughly."
         return f"{'real' if self.real else 'SYNTHETIC phantom'} knees; {self.profile}: {self.settings.says}"
