@@ -43,7 +43,7 @@ def draw_training(
         for k, grade in enumerate(run.spec.grades):
             right.plot(run.history.epoch, run.history[f"val_c_{k}"], ".-", color=COLORS[f"KL{grade}"], label=f"KL-{grade}" if i == 0 else None)
     right.axhline(.5, color="0.6", ls="--", lw=.8)
-    left.set(xlabel="epoch", ylabel="validation accuracy (%)"); right.set(xlabel="epoch", ylabel="c_k, hybrid loss", ylim=(0, 1))
+    left.set(xlabel="epoch", ylabel="validation accuracy (%)"); right.set(xlabel="epoch", ylabel="$c_k$, hybrid loss", ylim=(0, 1))
     for ax in (left, right): ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(textwrap.fill(title, 100), fontsize=8)
     return fig
