@@ -6,8 +6,8 @@
 __all__ = ['LETTERS', 'squeeze', 'unsqueeze', 'PackedKnees', 'knees_of', 'PackError', 'receive', 'unpack', 'advance',
            'device_facts', 'work_through', 'bundle', 'main']
 
-# %% ../nbs/13_bare.ipynb #25adf8b2
-import argparse, contextlib, hashlib, json, os, platform, subprocess, sys, time, zipfile, zlib
+# %% ../nbs/13_bare.ipynb #afeb725a
+import argparse, hashlib, json, os, platform, subprocess, sys, time, zipfile, zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,12 +127,8 @@ def _finish(spec, trainer, knees, folder, index, weights):
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 def device_facts(device: torch.device) -> str:
-    "The GPU's name, or the processor's as the operating system gives it."
-    if device.type == "cuda": return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        if names: return names[0]
-    return platform.machine()
+    "The GPU's name, or the kind of processor."
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 # %% ../nbs/13_bare.ipynb #46fffb19
 def work_through(
