@@ -68,6 +68,8 @@ def receive(
     try: index = json.loads((pack / "index.json").read_text())
     except (OSError, ValueError): raise PackError(f"{pack / 'index.json'} is missing or cannot be read: send the pack's index with every delivery.") from None
     work.mkdir(parents=True, exist_ok=True)
+    if (old := work / "index.json").exists() and json.loads(old.read_text())["parts"] != index["parts"]:
+        raise PackError(f"{work} holds another pack: give an empty folder with --work.")
     for part in index["parts"]:
         here, there = pack / part["file"], work / part["file"]
         if there.exists() or not here.exists(): continue

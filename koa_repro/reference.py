@@ -85,13 +85,13 @@ def train(
 ) -> list[Path]: # the references that this call made
     "Work through the list for so many minutes. Raises `ValueError` for a study that has no knees to train on or is never kept."
     if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
-    if study.data == "reference": raise ValueError("data='reference' holds predictions, no knees to train on: give the folder of knees.")
+    if study.data == "reference": raise ValueError("The references hold predictions, no knees to train on: give DATA=path/to/knees.")
     missing = [w.spec for w in wanted_runs(study) if not find(w.spec)]
     if missing: study_knees(study, missing[0].grades, missing[0].split)  # read before the clock starts
-    before = {p.name for p in references().glob("*")}
+    before = set(references().rglob("spec.json"))
     try: ensure(missing, study.runs, lambda s: study_knees(study, s.grades, s.split), "local", progress, deadline=time.time() + 60 * minutes)
     finally: kept = collect(study)
-    return [p for p in kept if p.name not in before]
+    return [p for p in kept if p / "spec.json" not in before]
 
 # %% ../nbs/34_reference.ipynb #34994c30
 CODE = ("__init__", "views", "model", "partition", "losses", "training", "specs", "bare") # all that the far side needs of this library
@@ -185,7 +185,7 @@ def compare_recipes(
 # %% ../nbs/34_reference.ipynb #98ac9799
 def pack_study(study: Study, folder: Path) -> list[Path]: # the files to send
     "Pack a study's knees, of all grades, with its open jobs. Raises `ValueError` where `data` is no folder of knees."
-    if study.data in ("phantom", "reference"): raise ValueError(f"data={study.data!r} cannot be packed: give the folder of knees.")
+    if study.data in ("phantom", "reference"): raise ValueError("There are no real knees to pack: give DATA=path/to/knees.")
     jobs = [w.spec for w in wanted_runs(study) if not find(w.spec)]
     knees = study_knees(study, GRADES)
     facts = {(s.split, s.grades): study_frame(study, s.grades, s.split).set_index("file").split for s in jobs}
@@ -221,7 +221,8 @@ def _command(a, study) -> int:
     if a.what == "status": print(status(study).to_string(index=False)); return 0
     if a.what == "pack":
         files = pack_study(study, folder)
-        print(f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, in {folder / 'send'}"); return 0
+        print(f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, in {folder / 'send'}\n"
+              "There, in that folder: python3 -m koa_repro.bare . --work ../work --out ../out --minutes 9"); return 0
     made = train(study, a.minutes) if a.what == "train" else merge(Path(a.runs).expanduser(), folder)
     print(f"{len(made)} runs taken into {references().relative_to(repository())}; of {study.profile}, {status(study).state.eq('reference').sum()} of {len(wanted_runs(study))} are there")
     return 0

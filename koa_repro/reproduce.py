@@ -139,9 +139,10 @@ def keep_results(
     copies: Sequence[Path], # the executed notebooks
 ):
     "Carry outputs back, copy tables and figures to `figures/`, and keep the runs as references. Raises `ValueError` for a smoke run."
-    if study.profile == "smoke": raise ValueError("A smoke run is never kept: choose another profile.")
+    if study.profile == "smoke" or not study.real: raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
     figures = writable(repository() / "figures")
     for origin in study.target.glob("*.json"):
+        if json.loads(origin.read_text()).get("study") != study.says: continue  # left there by another study
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
         for id in json.loads(origin.read_text()).get("runs", []):
             if (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))

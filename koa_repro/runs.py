@@ -21,7 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import KneeSet, load_knees, assign_splits, fingerprint
-from .house import manifests, repository, place, writable, provenance, processor, save_table, save_figure
+from .house import manifests, repository, place, writable, provenance, processor
 from .phantom import make_knees
 from .specs import RunSpec, build_loss, build_network, defaults, read_spec
 from .training import Recipe, Trainer, fit, outcome
@@ -268,7 +268,7 @@ class Profile:
     recipe: Recipe
     options: dict = field(default_factory=dict) # network options that the recipe needs
     phantom: int = 1200 # knees, where the phantom stands in for the real ones
-    verdict: bool = True # whether claims may be decided from it: not where the network or its input is another than the paper's
+    verdict: bool = True # whether claims may be decided from it: not where the network or its input is another than the paper's, or the training far too short
 
     @property
     def says(self) -> str:
@@ -287,7 +287,7 @@ NARROW = dict(rotation=7., brightness=(.95, 1.05), gamma=(.9, 1.1)) # augmentati
 PROFILES = dict(
     smoke=Profile(Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle"), dict(padding=1), phantom=480, verdict=False),
     preview=Profile(Recipe(epochs=12, batch=16, pixels=64, schedule="onecycle", **NARROW), dict(padding=(0, 0, 0, 1)), verdict=False),
-    short=Profile(Recipe(epochs=10, batch=16, schedule="onecycle", **NARROW)),
+    short=Profile(Recipe(epochs=10, batch=16, schedule="onecycle", **NARROW), verdict=False),
     fast=Profile(Recipe(epochs=60, schedule="onecycle")),
     paper=Profile(Recipe()))
 
@@ -325,13 +325,13 @@ class Study:
     def real(self) -> bool: return self.data != "phantom"
     @property
     def verdict(self) -> bool:
-        "Whether claims may be decided: real knees, and a profile that is more than a smoke test."
+        "Whether claims may be decided: real knees, and a profile that may decide."
         return self.real and self.settings.verdict
     @property
     def withheld(self) -> str:
         "Why no claim may be decided, in a sentence; empty where one may."
         if self.verdict: return ""
-        return "The network or its input is not the paper's, so no claim is decided." if self.real else "The knees are synthetic: this shows that the machinery works, and says nothing of the paper."
+        return "The network, its input or the length of its training is not the paper's, so no claim is decided." if self.real else "The knees are synthetic: this shows that the machinery works, and says nothing of the paper."
     @property
     def says(self) -> str:
         "What this is, for titles: which knees, how thoroughly."

@@ -77,6 +77,13 @@ def test_the_pack_is_lossless_and_names_nobody(knees, packed, tmp_path):
     text = (packed / "send" / "index.json").read_text()
     assert not [p for p in set(knees.participant) if p in text] and knees.file[0] not in text
 
+def test_another_pack_needs_another_folder(packed, tmp_path):
+    bare.receive(packed / "send", tmp_path / "work")
+    other = json.loads((packed / "send" / "index.json").read_text())
+    other["parts"][0]["sha256"] = "0" * 64
+    (tmp_path / "send").mkdir(); (tmp_path / "send" / "index.json").write_text(json.dumps(other))
+    with pytest.raises(bare.PackError, match="another pack"): bare.receive(tmp_path / "send", tmp_path / "work")
+
 def test_an_index_is_asked_for(tmp_path):
     (tmp_path / "send").mkdir()
     assert bare.main([str(tmp_path / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
