@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .specs import RunSpec, build_loss, build_network, defaults, read_spec
-from .training import Trainer, default_device, fit, outcome
+from .training import PER_GPU, Trainer, default_device, fit, outcome
 from .views import ROI
 
 # %% ../nbs/13_bare.ipynb #98ca34f3
@@ -170,7 +170,7 @@ def _arguments(argv):
     p.add_argument("--out", type=Path, required=True, help="folder of the results")
     p.add_argument("--minutes", type=float, default=9., help="how long this call may train")
     p.add_argument("--later", type=float, default=0., help="minutes that later calls with the same --work will have together")
-    p.add_argument("--slots", type=int, default=0, help="trainings side by side; 3 on a GPU, one a core without, if 0")
+    p.add_argument("--slots", type=int, default=0, help=f"trainings side by side; {PER_GPU} on a GPU, one a core without, if 0")
     p.add_argument("--device", default="", help="cuda:0, cpu, ...; the first GPU, or the processor, if empty")
     p.add_argument("--weights", action="store_true", help="hand back the best weights, too")
     p.add_argument("--worker", default="", help=argparse.SUPPRESS)
@@ -188,7 +188,7 @@ def main(argv=None) -> int:
     except PackError as e: print(f"koa-repro: {e}", file=sys.stderr); return 2
     if missing: print(f"{len(missing)} parts are still to come: {', '.join(missing)}"); return 0
     unpack(a.work)
-    slots = a.slots or (3 if device.startswith("cuda") else os.cpu_count())
+    slots = a.slots or (PER_GPU if device.startswith("cuda") else os.cpu_count())
     command = [sys.executable, "-m", "koa_repro.bare", *(argv if argv is not None else sys.argv[1:]), "--worker", f"{time.time_ns()}@{deadline}"]
     for p in [subprocess.Popen(command) for _ in range(slots)]: p.wait()
     for file in sorted(a.work.glob("*/state")): print(file.parent.name, file.read_text())

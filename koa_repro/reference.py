@@ -122,7 +122,7 @@ def pack(
 def _used(frame): return frame[frame.split != ""]
 
 def _write_parts(images, send, part) -> list[dict]:
-    "Squeeze the images a few hundred at a time, and fill parts with them."
+    "Squeeze as many images at a time as fit into a part."
     files, first = [], 0
     step = max(1, min(len(images), part // (images[0].size // 2)))  # half a byte a pixel is what radiographs take at most
     while first < len(images):
@@ -130,7 +130,7 @@ def _write_parts(images, send, part) -> list[dict]:
         if len(blob) > part and step > 1: step = max(1, step // 2); continue
         name = f"part-{len(files):02d}.bin"
         (send / name).write_bytes(blob)
-        files.append(dict(file=name, first=first, sha256=hashlib.sha256(blob).hexdigest())); first += step
+        files.append(dict(file=name, sha256=hashlib.sha256(blob).hexdigest())); first += step
     return files
 
 # %% ../nbs/34_reference.ipynb #d2ae9314
@@ -224,7 +224,8 @@ def _command(a, study) -> int:
         print(f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, in {folder / 'send'}\n"
               "There, in that folder: python3 -m koa_repro.bare . --work ../work --out ../out --minutes 9"); return 0
     made = train(study, a.minutes) if a.what == "train" else merge(Path(a.runs).expanduser(), folder)
-    print(f"{len(made)} runs taken into {references().relative_to(repository())}; of {study.profile}, {status(study).state.eq('reference').sum()} of {len(wanted_runs(study))} are there")
+    held = status(study).state.eq("reference")
+    print(f"{len(made)} runs taken into {references().relative_to(repository())}; of {study.profile}, {held.sum()} of {len(held)} are there")
     return 0
 
 # %% ../nbs/34_reference.ipynb #70543d2c

@@ -178,15 +178,19 @@ def crossed_runs(
     weights: str = "best", # the best on validation, or the last
 ) -> Crossed | None: # None where no seed has both networks
     "The crossed predictions of the seeds for which both networks are there."
-    both = [pair for pair in zip(*(rows[arm] for arm in ARMS)) if all(pair)]
+    both = _pairs(rows)
     return crossed(frame, {arm: [pair[i].predictions(weights) for pair in both] for i, arm in enumerate(ARMS)}) if both else None
+
+def _pairs(rows) -> list[tuple]:
+    "The runs of both networks, a seed each, where both are there."
+    return [pair for pair in zip(*(rows[arm] for arm in ARMS)) if all(pair)]
 
 def memory_table(
     rows: Mapping[str, Sequence[Run | None]], # from `rows_of`
     c: Crossed, # of the last weights
 ) -> pd.DataFrame: # one line a network and seed, percent
     "Accuracy on the training knees and on test knees whose partner is out of training."
-    both, lines = [pair for pair in zip(*(rows[arm] for arm in ARMS)) if all(pair)], []
+    both, lines = _pairs(rows), []
     for k in (1, 2):
         test = c.measure(k, 3 - k, "all test knees", "accuracy")(np.ones((1, len(c.half))))[0]
         for run, t in zip((pair[k - 1] for pair in both), test):

@@ -1,6 +1,6 @@
 """Papermill runs of the reproduction notebooks, end to end, on the embedded default."""
 import json, subprocess, sys
-import nbformat, pandas as pd, pytest
+import pandas as pd, pytest
 
 from koa_repro.house import repository
 from koa_repro.reproduce import main, reproduction_notebooks

@@ -1,16 +1,15 @@
 """Runs survive what happens to them: kills, races, failures, bad folders."""
-import json, os, signal, subprocess, sys, time
+import json, shutil, signal, subprocess, sys, time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 
 from koa_repro import runs
 from koa_repro.losses import HybridLoss
 from koa_repro.phantom import make_knees
-from koa_repro.runs import (PROFILES, RunSpec, Study, ensure, find, keep_reference, knees_id, make_run, read_spec, save_knees,
+from koa_repro.runs import (Run, RunSpec, Study, derived, ensure, find, keep_reference, knees_id, make_run, reopen, replicates, save_knees,
                             state_of, study_frame, study_spec)
-from koa_repro.training import Recipe
+from koa_repro.training import Recipe, predict
 
 RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
 
@@ -78,6 +77,30 @@ def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     (kept / "provenance.json").write_text("{}")
     keep_reference(whole)
     assert (kept / "provenance.json").read_text() == "{}" and len(before) == 4
+
+def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "references", lambda: tmp_path)
+    def again(run):
+        model, seen = reopen(run, knees.where(split="test"))
+        return pd.DataFrame({"p1": predict(model, seen).softmax(1)[:, 1].numpy()})
+    kept = Run(whole.spec, keep_reference(whole))
+    assert derived(kept, "again", again) is None  # a reference has no weights
+    made = derived(whole, "again", again)
+    own = whole.predictions(); own = own[own.split == "test"]
+    np.testing.assert_allclose(made.p1, own.p1, atol=1e-6)
+    assert derived(whole, "again", None) is not None  # made once
+    (tmp_path / f".{whole.spec.id}.new").mkdir()  # left by a copy that was interrupted
+    assert keep_reference(whole) == kept.path
+    pd.testing.assert_frame_equal(derived(kept, "again", None), made)
+    (whole.path / "again.parquet").unlink()
+
+def test_other_last_weights_are_another_run(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "references", lambda: tmp_path / "kept")
+    keep_reference(whole)
+    other = Run(whole.spec, tmp_path / "other"); shutil.copytree(whole.path, other.path)
+    frame = other.everything; frame.loc[frame.weights == "last", "p0"] += 1e-3
+    frame.to_parquet(other.path / "predictions.parquet", index=False)
+    assert keep_reference(other).parent.name == "replicates" and len(replicates(Run(whole.spec, tmp_path / "kept" / whole.spec.id))) == 1
 
 def test_reference_study_needs_no_knees(tmp_path):
     study = Study("paper", "reference", out=str(tmp_path), store=str(tmp_path))
