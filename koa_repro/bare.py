@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .specs import RunSpec, build_loss, build_network, defaults, read_spec
+from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
 from .training import PER_GPU, Trainer, default_device, fit, outcome
 from .views import ROI
 
@@ -97,6 +97,7 @@ def advance(
     later: float = 0., # seconds that will be given again to the same work folder after this
     device=None, # the first GPU, or the processor
     weights: bool = False, # keep the best weights, too
+    expect: float = 0., # seconds that an epoch will take, where that is known
 ) -> str: # "done", "epoch 3 of 10", or "too long"
     "Train one job until it is done or the deadline is near, going on from its checkpoint; leave it where it cannot be done in time."
     folder, index = work / spec.id, json.loads((work / "index.json").read_text())
@@ -104,7 +105,7 @@ def advance(
     folder.mkdir(exist_ok=True)
     knees = knees_of(index, images, spec)
     trainer = Trainer(build_network(spec), build_loss(spec), knees, spec.recipe, spec.seed, spec.precision, device)
-    go = lambda until=None: fit(trainer, folder / "checkpoint.pt", progress=False, until=until, deadline=deadline)
+    go = lambda until=None: fit(trainer, folder / "checkpoint.pt", progress=False, until=until, deadline=deadline, expect=expect)
     go(until=1)  # how long an epoch takes is learned from the first
     if not trainer.history or _left(trainer) > deadline + later - time.time(): return "too long"
     go()
@@ -122,7 +123,7 @@ def _finish(spec, trainer, knees, folder, index, weights):
     np.savez(folder / "softmax.npz", **outcome(trainer, knees.where(split=["val", "test"])))
     (folder / "history.json").write_text(json.dumps(trainer.history))
     (folder / "spec.json").write_text(json.dumps(spec.description))
-    facts = dict(commit=index["commit"], device=device_facts(trainer.device), precision=trainer.precision, threads=torch.get_num_threads(), torch=torch.__version__,
+    facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), precision=trainer.precision, threads=torch.get_num_threads(), torch=torch.__version__,
                  numpy=np.__version__, python=platform.python_version(), best_epoch=trainer.best["epoch"], defaults=defaults(),
                  seconds=sum(row["seconds"] for row in trainer.history), time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()))
     (folder / "facts.new").write_text(json.dumps(facts)); os.replace(folder / "facts.new", folder / "facts.json")  # the last act
@@ -142,15 +143,16 @@ def work_through(
     weights: bool,
 ):
     "Take one job after another until the time is up; what became of each is noted in its folder."
-    images, jobs = unpack(work), json.loads((work / "index.json").read_text())["jobs"]
+    images, jobs, pace = unpack(work), json.loads((work / "index.json").read_text())["jobs"], {}
     for spec in map(read_spec, map(json.dumps, jobs)):
         if time.time() >= deadline: break
         (work / spec.id).mkdir(exist_ok=True)
         try: (work / spec.id / f"taken-{call}").touch(exist_ok=False)
         except FileExistsError: continue
-        try: state = advance(spec, images, work, deadline, later, device, weights)
+        try: state = advance(spec, images, work, deadline, later, device, weights, pace.get(kind_of(spec), 0.))
         except Exception as e: state = f"failed: {type(e).__name__}: {e}"  # the others go on
         (work / spec.id / "state").write_text(state)
+        if state == "done": pace[kind_of(spec)] = max(row["seconds"] for row in json.loads((work / spec.id / "history.json").read_text()))
 
 def bundle(work: Path, out: Path) -> list[str]: # what was written
     "Every finished run in one file, `runs.zip`; the best weights beside it where they were kept."
@@ -177,7 +179,7 @@ def _arguments(argv):
     return p.parse_args(argv)
 
 def main(argv=None) -> int:
-    "The command: receive, unpack, train side by side, bundle."
+    "The command: receive, unpack, train side by side, bundle. 1 where a job failed; what the others made is handed back all the same."
     a = _arguments(argv)
     device, deadline = a.device or str(default_device()), time.time() + 60 * a.minutes
     if a.worker:
@@ -191,9 +193,10 @@ def main(argv=None) -> int:
     slots = a.slots or (PER_GPU if device.startswith("cuda") else os.cpu_count())
     command = [sys.executable, "-m", "koa_repro.bare", *(argv if argv is not None else sys.argv[1:]), "--worker", f"{time.time_ns()}@{deadline}"]
     for p in [subprocess.Popen(command) for _ in range(slots)]: p.wait()
-    for file in sorted(a.work.glob("*/state")): print(file.parent.name, file.read_text())
+    states = {file.parent.name: file.read_text() for file in sorted(a.work.glob("*/state"))}
+    for job, state in states.items(): print(job, state)
     print("written:", ", ".join(bundle(a.work, a.out)))
-    return 0
+    return int(any(state.startswith("failed") for state in states.values()))
 
 # %% ../nbs/13_bare.ipynb #972c59ca
 if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules: sys.exit(main())

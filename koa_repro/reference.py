@@ -104,19 +104,23 @@ def pack(
     folder: Path, # made; `send` in it is what travels
     part: int = PART,
 ) -> list[Path]: # the files to send
-    "Write knees, jobs and code for a machine with nothing but PyTorch. Raises `ValueError` for a job whose knees are not the pack's."
+    "Write knees, jobs and code for a machine with nothing but PyTorch. Raises `ValueError` for a job whose knees are not the pack's, or a folder that holds another pack."
     frame = knees.frame()
     for spec in jobs:
         if knees_id(_used(frame.assign(split=splits[spec.split])), spec.grades) != spec.knees: raise ValueError(f"{spec.title}: the pack holds other knees, or another split.")
+    home = frame.assign(**{f"in {name}": split for name, split in splits.items()})
+    if (old := folder / "knees.parquet").exists() and not pd.read_parquet(old).equals(home):
+        raise ValueError(f"{folder} holds another pack, whose results could not be merged without it: give another FOLDER, or delete it.")
     send = folder / "send"
     (send / "koa_repro").mkdir(parents=True, exist_ok=True)
+    for file in send.glob("part-*.bin"): file.unlink()
     for name in CODE: (send / "koa_repro" / f"{name}.py").write_bytes((Path(bare.__file__).parent / f"{name}.py").read_bytes())
     files = _write_parts(knees.images, send, part)
     letter = {v: k for k, v in bare.LETTERS.items()}
-    index = dict(parts=files, commit=provenance()["commit"], kl="".join(map(str, knees.kl)), side="".join(knees.side), jobs=[s.description for s in jobs],
+    index = dict(parts=files, **{k: provenance()[k] for k in ("commit", "changed")}, kl="".join(map(str, knees.kl)), side="".join(knees.side), jobs=[s.description for s in jobs],
                  splits={name: "".join(letter.get(s, "-") for s in split) for name, split in splits.items()})
     (send / "index.json").write_text(json.dumps(index))
-    frame.assign(**{f"in {name}": split for name, split in splits.items()}).to_parquet(folder / "knees.parquet")
+    home.to_parquet(folder / "knees.parquet")
     return sorted(p for p in send.rglob("*") if p.is_file())
 
 def _used(frame): return frame[frame.split != ""]
@@ -135,20 +139,28 @@ def _write_parts(images, send, part) -> list[dict]:
 
 # %% ../nbs/34_reference.ipynb #d2ae9314
 class MergeError(ValueError):
-    "A file of results that cannot be taken in; the message names it and what to do."
+    "Results that cannot be taken in; the message names them and what to do."
 
 def merge(
     results: Path, # runs.zip
     folder: Path, # the pack's, with knees.parquet
 ) -> list[Path]: # the folders in the references, one a run
-    "Take the runs of a bare machine into the references. Raises `MergeError`; what was taken in before stays."
+    "Take the runs of a bare machine into the references: all that can be, then raises `MergeError` for the others."
     try: archive, home = zipfile.ZipFile(results), pd.read_parquet(folder / "knees.parquet")
     except (OSError, zipfile.BadZipFile) as e: raise MergeError(f"{results} or the pack's {folder / 'knees.parquet'} cannot be read ({e}): give the file that came back and the folder that it was packed in.") from None
-    with archive: return [_take(archive, name, home) for name in sorted({n.split("/")[0] for n in archive.namelist()})]
+    taken, faults = [], []
+    with archive:
+        for name in sorted({n.split("/")[0] for n in archive.namelist()}):
+            try: taken.append(_take(archive, name, home))
+            except MergeError as e: faults.append(str(e))
+            except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as e: faults.append(f"{name} is no run of this version ({type(e).__name__}: {e}).")
+    if faults: raise MergeError(f"{results}: {len(taken)} runs were taken in. " + " ".join(faults))
+    return taken
 
 def _take(archive, name, home) -> Path:
     content = {file: json.loads(archive.read(f"{name}/{file}.json")) for file in ("spec", "history", "facts")}
     spec = read_spec(json.dumps(content["spec"]))
+    if f"in {spec.split}" not in home: raise MergeError(f"{name} is of the split {spec.split}, which this pack does not have: merge it with the pack that it was made from.")
     frame = home.assign(split=home[f"in {spec.split}"])
     frame = _used(frame[frame.kl.isin(spec.grades)]).drop(columns=[c for c in frame if c.startswith("in ")])
     if spec.id != name or knees_id(frame, spec.grades) != spec.knees: raise MergeError(f"{name} is of other knees than this pack's, or of another version: merge it with the pack that it was made from.")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .data import KneeSet, load_knees, assign_splits, fingerprint
 from .house import manifests, repository, place, writable, provenance, processor
 from .phantom import make_knees
-from .specs import RunSpec, build_loss, build_network, defaults, read_spec
+from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
 from .training import PER_GPU, Recipe, Trainer, fit, outcome
 from .views import DeviceKnees
 
@@ -148,6 +148,7 @@ def make_run(
     device=None, # the first GPU, or the processor
     stop_after: int | None = None, # leave it unfinished after this epoch
     deadline: float | None = None, # or when the next epoch would end later than this, in seconds of `time.time`
+    expect: float = 0., # seconds that an epoch will take, where that is known
 ) -> Run | None: # None where it was left unfinished
     "Train, predict and store one run, going on from its checkpoint; a second process asking for it waits. Raises `ValueError` for other knees than the spec's."
     if knees_id(knees.frame(), spec.grades) != spec.knees: raise ValueError(f"{spec.title}: these are not the knees, or not the split, that the spec names.")
@@ -158,7 +159,7 @@ def make_run(
         partial.mkdir(exist_ok=True)
         trainer = Trainer(build_network(spec), build_loss(spec), knees, spec.recipe, spec.seed, spec.precision, device)
         note = lambda row: (partial / "progress.json").write_text(json.dumps(row))
-        fit(trainer, partial / "checkpoint.pt", progress=progress, note=note, title=spec.title, until=stop_after, deadline=deadline)
+        fit(trainer, partial / "checkpoint.pt", progress=progress, note=note, title=spec.title, until=stop_after, deadline=deadline, expect=expect)
         if trainer.epoch < spec.recipe.epochs: return None
         return _store(spec, trainer, knees, partial, Path(store) / spec.id)
 
@@ -224,12 +225,17 @@ def ensure(
 def _late(deadline: float | None) -> bool: return deadline is not None and time.time() >= deadline
 
 def _one_by_one(specs, store, get, progress, deadline) -> dict:
-    failed = {}
+    failed, pace = {}, {}
     for spec in tqdm(specs, desc="runs", disable=not progress or len(specs) < 2, leave=False):
         if _late(deadline): break
-        try: make_run(spec, get(spec), store, progress, deadline=deadline)
+        try: _paced(spec, get(spec), store, pace, progress=progress, deadline=deadline)
         except Exception as e: failed[spec] = e  # the others go on
     return failed
+
+def _paced(spec, knees, store, pace: dict, **more):
+    "One run, begun only where its first epoch, as long as the last one's of its kind, ends before the deadline."
+    run = make_run(spec, knees, store, expect=pace.get(kind_of(spec), 0.), **more)
+    if run: pace[kind_of(spec)] = run.history.seconds.max()
 
 # %% ../nbs/12_runs.ipynb #77f91b34
 def _side_by_side(specs, store, get, progress, deadline) -> dict:
@@ -244,8 +250,8 @@ def _side_by_side(specs, store, get, progress, deadline) -> dict:
         finally:
             for w in workers: w.terminate(); w.wait()
         for i, spec in enumerate(specs):
-            error = folder / f"{i:04d}.error"
-            if error.exists() or not (deadline or find(spec, store)): failed[spec] = _reason(error)
+            error, taken = folder / f"{i:04d}.error", folder / f"{i:04d}.taken"  # a spec stays taken where its worker was killed
+            if error.exists() or taken.exists() or not (deadline or find(spec, store)): failed[spec] = _reason(error)
     return failed
 
 def _start(folder, store, count, deadline) -> list:
@@ -284,7 +290,7 @@ def read_knees(folder: Path) -> KneeSet:
 def worker(folder: str, store: str, threads: str, deadline: str, device: str):
     "Make the runs whose specs lie in the folder; a spec is taken by renaming its file, so that no two workers have it."
     torch.set_num_threads(int(threads))
-    folder, until, have = Path(folder), float(deadline) if deadline else None, None
+    folder, until, have, pace = Path(folder), float(deadline) if deadline else None, None, {}
     for file in sorted(folder.glob("*.json")):
         if _late(until): break
         mine = file.with_suffix(".taken")
@@ -293,8 +299,9 @@ def worker(folder: str, store: str, threads: str, deadline: str, device: str):
         try:
             spec = read_spec(mine.read_text())
             if spec.knees != have: knees, have = read_knees(folder / spec.knees), spec.knees
-            make_run(spec, knees, Path(store), progress=False, device=device, deadline=until)
+            _paced(spec, knees, Path(store), pace, progress=False, device=device, deadline=until)
         except Exception as e: file.with_suffix(".error").write_text(f"{type(e).__name__}: {e}")  # the others go on
+        mine.unlink()
 
 # %% ../nbs/12_runs.ipynb #9115d7f4
 @dataclass(frozen=True)

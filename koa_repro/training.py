@@ -253,20 +253,23 @@ def fit(
     title: str = "training", # what the bar says
     until: int | None = None, # stop after this epoch; the recipe's last
     deadline: float | None = None, # stop where the next epoch would end later than this, in seconds of `time.time`
+    expect: float = 0., # seconds that the first epoch will take, where that is known
 ) -> Trainer:
     "Train until the recipe's last epoch, going on from the checkpoint where there is one. Raises `NonFiniteLoss`."
     if checkpoint and Path(checkpoint).exists(): trainer.load(torch.load(checkpoint, map_location=trainer.device, weights_only=True))
     last, saved = until or trainer.recipe.epochs, time.monotonic()
-    longest = trainer.history[-1]["seconds"] if trainer.history else 0.
+    longest = trainer.history[-1]["seconds"] if trainer.history else expect
+    too_late = lambda: deadline is not None and time.time() + longest >= deadline
+    stop = too_late()
     with _bar(progress, total=trainer.recipe.epochs * trainer.steps, initial=trainer.epoch * trainer.steps, desc=title, unit="step") as bar:
-        while trainer.epoch < last and (deadline is None or time.time() + longest < deadline):
+        while trainer.epoch < last and not stop:
             start = time.monotonic()
             row = trainer.run_epoch(bar.update)
             bar.set_postfix(epoch=f"{row['epoch']}/{trainer.recipe.epochs}", val=f"{row['val_accuracy']:.3f}", best=f"{trainer.best['val_accuracy']:.3f}")
             note(row)
             longest = max(longest, time.monotonic() - start)
-            out_of_time = deadline is not None and time.time() + longest >= deadline
-            if checkpoint and (time.monotonic() - saved > every or trainer.epoch == last or out_of_time):
+            stop = too_late()  # asked once, so that the last epoch made is the last one saved
+            if checkpoint and (time.monotonic() - saved > every or trainer.epoch == last or stop):
                 save_whole(trainer.state(), checkpoint); saved = time.monotonic()
     return trainer
 

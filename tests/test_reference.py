@@ -1,5 +1,5 @@
 """Reference runs: packed, sent, killed, gone on with, handed back, merged."""
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time, zipfile
 from dataclasses import replace
 
 import pandas as pd, pytest, torch
@@ -56,12 +56,31 @@ def test_packed_killed_resumed_merged(knees, jobs, packed, kept, tmp_path):
     for weights in ("best", "last"): pd.testing.assert_frame_equal(mine.predictions(weights), direct.predictions(weights))
     assert not replicates(mine) and mine.history.epoch.tolist() == [1, 2, 3] and "device" in mine.provenance
 
-def test_only_what_fits_is_finished_and_the_rest_goes_on(jobs, packed, tmp_path):
-    "With hardly any time the first epoch is made, and the job is left; with time promised for later it is kept going."
-    text, _ = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "0.001")
-    assert " done" not in text and not list((tmp_path / "work").glob("*/facts.json"))
-    text, _ = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "3")
-    assert text.count(" done") == 2
+def test_only_what_fits_is_gone_on_with(jobs, packed, tmp_path):
+    "A job whose first epoch shows that it cannot be done is left, unless later calls have the time; then it goes on from its checkpoint."
+    work, long = tmp_path / "work", replace(jobs[0], recipe=replace(QUICK, epochs=100_000))
+    assert bare.receive(packed / "send", work) == []
+    images, left = bare.unpack(work), lambda seconds: time.time() + seconds
+    assert bare.advance(long, images, work, left(8), device="cpu") == "too long"
+    assert [r["epoch"] for r in torch.load(work / long.id / "checkpoint.pt", weights_only=True)["history"]] == [1]
+    states = [bare.advance(long, images, work, left(8), later=1e9, device="cpu") for _ in range(2)]
+    epochs = [int(s.removeprefix("epoch ").removesuffix(" of 100000")) for s in states]
+    assert 1 < epochs[0] < epochs[1]
+    assert bare.advance(replace(long, seed=1), images, work, left(8), device="cpu", expect=9) == "too long"
+    assert not (work / replace(long, seed=1).id / "checkpoint.pt").exists(), "an epoch that cannot end in time is not begun"
+
+def test_later_is_passed_on_and_no_time_begins_nothing(packed, tmp_path):
+    text, status = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "0", "--later", "60")
+    assert status == 0 and " done" not in text and not list((tmp_path / "work").glob("*/checkpoint.pt"))
+    text, status = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "3", "--later", "60")
+    assert status == 0 and text.count(" done") == 2
+
+def test_a_failed_job_is_told_and_the_others_come_back(knees, jobs, tmp_path):
+    bad = replace(jobs[0], recipe=replace(QUICK, rate=1e30, epochs=1))
+    pack(knees, dict(official=knees.split), [bad, jobs[1]], tmp_path / "pack")
+    text, status = far(tmp_path / "pack", tmp_path / "work", tmp_path / "out")
+    assert status == 1 and "failed: NonFiniteLoss" in text and text.count(" done") == 1
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z: assert {n.split("/")[0] for n in z.namelist()} == {jobs[1].id}
 
 def test_parts_may_come_one_by_one(packed, tmp_path):
     index, parts = json.loads((packed / "send" / "index.json").read_text()), sorted((packed / "send").glob("part-*.bin"))
@@ -96,7 +115,20 @@ def test_other_knees_are_not_packed_and_not_merged(knees, jobs, packed, kept, tm
     frame.assign(sha256="0").to_parquet(tmp_path / "other" / "knees.parquet")
     with pytest.raises(MergeError, match="other knees"): merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
     with pytest.raises(MergeError, match="cannot be read"): merge(tmp_path / "nothing.zip", packed)
+    frame.rename(columns={"in official": "in knee"}).to_parquet(tmp_path / "other" / "knees.parquet")
+    with pytest.raises(MergeError, match="split official"): merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
     assert not kept.exists()
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip", "a") as z: z.writestr("notes.txt", "mine"); z.writestr(f"{'0' * 12}/spec.json", "{}")
+    with pytest.raises(MergeError, match="2 runs were taken in.*000000000000.*notes.txt") as e: merge(tmp_path / "out" / "runs.zip", packed)
+    assert len(list(kept.iterdir())) == 2 and "\n" not in str(e.value)
+
+def test_a_pack_is_not_written_over_another(knees, jobs, packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "pack")
+    assert pack(knees, dict(official=knees.split), jobs[:1], tmp_path / "pack", part=1_500_000), "other jobs for the same knees"
+    before = (tmp_path / "pack" / "knees.parquet").read_bytes()
+    others = make_knees(120, seed=9)
+    with pytest.raises(ValueError, match="another pack"): pack(others, dict(official=others.split), [], tmp_path / "pack")
+    assert (tmp_path / "pack" / "knees.parquet").read_bytes() == before
 
 def test_a_rerun_is_a_replicate_and_nothing_is_overwritten(knees, jobs, kept, tmp_path):
     first, other = (make_run(replace(jobs[0], recipe=replace(QUICK, epochs=1)), knees, tmp_path / name, progress=False, device="cpu") for name in "ab")

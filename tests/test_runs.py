@@ -59,6 +59,24 @@ def test_a_failing_run_is_named_and_the_others_finish(knees, spec, tmp_path):
     with pytest.raises(RuntimeError, match=r"hybrid seed 0 failed.*epoch 1"): ensure([bad, *good], tmp_path, knees, "local", progress=False)
     assert all(find(s, tmp_path) for s in good) and not find(bad, tmp_path)
 
+def test_a_killed_worker_is_reported_though_there_is_a_deadline(knees, spec, tmp_path, monkeypatch):
+    long = [replace(spec, recipe=replace(RECIPE, epochs=10_000), seed=s) for s in (1, 2)]
+    def kill(workers, specs, store, progress):
+        end = time.monotonic() + 120
+        while not all(state_of(s, store).startswith("epoch") for s in specs): assert time.monotonic() < end; time.sleep(.01)
+        for w in workers: w.kill(); w.wait()
+    monkeypatch.setattr(runs, "_watch", kill); monkeypatch.setattr(runs.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    with pytest.raises(RuntimeError, match="(?s)seed 1 failed.*ended early.*seed 2 failed"): ensure(long, tmp_path, knees, "local", progress=False, deadline=time.time() + 3600)
+
+def test_an_epoch_that_would_end_too_late_is_not_begun(knees, spec, tmp_path):
+    quick = [replace(spec, recipe=replace(RECIPE, epochs=1), seed=s) for s in (1, 2)]
+    pace = {}
+    runs._paced(quick[0], knees, tmp_path, pace, progress=False, device="cpu")
+    assert list(pace.values()) == [find(quick[0], tmp_path).history.seconds.max()]
+    pace = {k: 3600. for k in pace}
+    runs._paced(quick[1], knees, tmp_path, pace, progress=False, device="cpu", deadline=time.time() + 1800)
+    assert state_of(quick[1], tmp_path) == "not launched"
+
 def test_hybrid_target_is_saved(whole, spec):
     loss = HybridLoss()
     loss.load_state_dict(torch.load(whole.path / "weights.pt", weights_only=True)["loss"])
