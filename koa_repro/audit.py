@@ -171,13 +171,14 @@ def f1_counts(
     negatives: int,
     average: str = "positive",
     scale: float = 100,
+    most: float = np.inf, # units beyond which it does not matter: inf and -1 are then given
 ) -> tuple[float, int, int]: # units of the last digit, positives called rightly, negatives called rightly
     "The pair of counts that comes closest to a printed accuracy and F1. Raises `ValueError` without a knee."
     if positives + negatives < 1: raise ValueError("positives and negatives are both 0: give the sizes of the classes.")
     off = accuracy.off(scale * np.arange(positives + negatives + 1) / (positives + negatives))
     best = (np.inf, -1, -1)
     for right in np.argsort(off, kind="stable"): # nearest accuracy first: no later one can beat a pair that is closer
-        if off[right] >= best[0]: break
+        if off[right] >= best[0] or off[right] > most: break
         tp = np.arange(max(0, right - negatives), min(positives, right) + 1)
         far = np.maximum(f1.off(scale * f1_score(tp, right - tp, positives, negatives, average)), off[right])
         if far.min() < best[0]: best = (float(far.min()), int(tp[far.argmin()]), int(right - tp[far.argmin()]))
@@ -218,7 +219,7 @@ def f1_readings(
     found = [Reading("F1 of the positive class, one run", best()), *(Reading(f"{a} F1, one run", best(a), False) for a in ("macro", "weighted"))]
     if any(r.fits for r in found): return found
     for average in ("positive", "macro", "weighted"):
-        runs = next(((r, s) for r in range(2, most + 1) for p in positives for n in negatives if (s := f1_counts(accuracy, f1, r * p, r * n, average)[0]) <= ROUNDING), None)
+        runs = next(((r, s) for r in range(2, most + 1) for p in positives for n in negatives if (s := f1_counts(accuracy, f1, r * p, r * n, average, most=ROUNDING)[0]) <= ROUNDING), None)
         if runs: return [*found, Reading(f"{'F1 of the positive class' if average == 'positive' else average + ' F1'}, {runs[0]} like runs pooled", runs[1], False)]
     spread = least_spread(accuracy, f1, positives[-1], negatives[0])
     return [*found, Reading(f"like runs pooled (up to {most})", best(r=most), False),
@@ -331,7 +332,7 @@ def rates_slack(
     rates: Mapping[str, Printed], # of RATES
     positives: int,
     negatives: int,
-    runs: int = 1, # readings, or trainings, pooled
+    runs: int = 1, # reads, or trainings, pooled
 ) -> float: # units of the last digit
     "How far the closest counts of both classes lie from the printed rates, all at once. Raises `ValueError` for a rate of a class without knees."
     if positives < 1 or negatives < 1: raise ValueError(f"positives={positives}, negatives={negatives}: a class without knees has no rate.")
@@ -344,7 +345,7 @@ def balance_slack(
     positives: int,
     negatives: int,
 ) -> float: # units by which each of the three must be off
-    "Whatever the number of readings: how far accuracy lies from the mean of sensitivity and specificity, weighted by the classes."
+    "Whatever the number of reads: how far accuracy lies from the mean of sensitivity and specificity, weighted by the classes."
     a, sens, spec = (rates[c] for c in RATES)
     mean, unit = ((positives * x + negatives * y) / (positives + negatives) for x, y in ((sens.value, spec.value), (sens.unit, spec.unit)))
     return float(np.round(abs(a.value - mean) / (a.unit + unit), 6))
