@@ -219,7 +219,8 @@ def f1_readings(
     found = [Reading("F1 of the positive class, one run", best()), *(Reading(f"{a} F1, one run", best(a), False) for a in ("macro", "weighted"))]
     if any(r.fits for r in found): return found
     for average in ("positive", "macro", "weighted"):
-        runs = next(((r, s) for r in range(2, most + 1) for p in positives for n in negatives if (s := f1_counts(accuracy, f1, r * p, r * n, average, most=ROUNDING)[0]) <= ROUNDING), None)
+        runs = next(((r, s) for r in range(2, most + 1) for p in positives for n in negatives
+                     if (s := f1_counts(accuracy, f1, r * p, r * n, average, most=ROUNDING)[0]) <= ROUNDING), None)
         if runs: return [*found, Reading(f"{'F1 of the positive class' if average == 'positive' else average + ' F1'}, {runs[0]} like runs pooled", runs[1], False)]
     spread = least_spread(accuracy, f1, positives[-1], negatives[0])
     return [*found, Reading(f"like runs pooled (up to {most})", best(r=most), False),
@@ -455,7 +456,8 @@ def agreement_readings(
         for how in HOW:
             x = mcnemar_p(b, c, how)
             chance = np.isin(grid, np.round(x[fits], p.decimals)).mean()
-            found.append(Reading(f"{'McNemar, reader against reference' if kind == ON[2] else 'McNemar on ' + kind}, {how}", float(np.nanmin(np.fmax(far, p.off(x)), initial=np.inf)), True, float(chance)))
+            name = "McNemar, reader against reference" if kind == ON[2] else f"McNemar on {kind}"
+            found.append(Reading(f"{name}, {how}", float(np.nanmin(np.fmax(far, p.off(x)), initial=np.inf)), True, float(chance)))
     return found
 
 def common_model(

@@ -96,6 +96,7 @@ def test_every_pair_of_counts_is_possible_and_no_other(average):
 
 def test_f1_where_there_is_little():
     assert audit.f1_counts(Printed("100.0"), Printed("100.0"), 4, 0) == (0, 4, 0) and audit.f1_counts(Printed("60.0"), Printed("0.0"), 0, 5)[0] == 0
+    assert audit.f1_counts(Printed("75.0"), Printed("90.0"), 2, 2, most=ROUNDING)[0] > ROUNDING and audit.f1_counts(Printed("74.0"), Printed("90.0"), 2, 2, most=ROUNDING) == (np.inf, -1, -1)
     with pytest.raises(ValueError, match="both 0"): audit.f1_counts(Printed("50.0"), Printed("50.0"), 0, 0)
 
 def test_unlike_runs_are_found():
