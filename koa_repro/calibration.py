@@ -6,8 +6,8 @@
 __all__ = ['ROWS', 'CORRECTIONS', 'MEASURES', 'STYLES', 'sliced', 'confidence_specs', 'by_seed', 'joined', 'draw_confidence',
            'own_shares', 'tempered', 'fit_temperature', 'both_versions', 'binned', 'equal_mass', 'equal_width',
            'calibration_error', 'risk_area', 'confidence_measure', 'measure_table', 'show_confidence',
-           'draw_reliability', 'draw_risk', 'draw_measures', 'draw_calibration', 'draw_targets', 'target_table',
-           'seed_interval', 'late_medium', 'grade_difference', 'confidence_parts', 'confidence_claims']
+           'draw_reliability', 'draw_risk', 'draw_spread', 'draw_measures', 'draw_calibration', 'draw_targets',
+           'target_table', 'seed_interval', 'late_medium', 'grade_difference', 'confidence_parts', 'confidence_claims']
 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f10004
 import textwrap
@@ -132,7 +132,7 @@ def both_versions(
     return versions, pd.DataFrame(temperatures, columns=["correction", "seed", "temperature"])
 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f10017
-MEASURES = dict(accuracy="accuracy", ece="calibration error, debiased", ece_usual="calibration error, usual form", overconfidence="overconfidence", brier="Brier score",
+MEASURES = dict(accuracy="accuracy", ece="calibration error, debiased", ece_usual="calibration error, usual form", ece_positive="calibration error of KL-2's probability, debiased", overconfidence="overconfidence", brier="Brier score",
                 aurc="area under risk-coverage", own_above="share of c_s above 0.95", own_below="share of c_s below 0.5", called_above="share called with more than 0.95")
 
 def binned(
@@ -195,8 +195,10 @@ def confidence_measure(
     if name not in MEASURES: raise ValueError(f"Unknown measure {name!r}: choose one of {', '.join(MEASURES)}.")
     called, right = p.probability.max(2), p.right
     over = {"ece": lambda c, r: calibration_error(c, r, equal_mass(c)), "ece_usual": lambda c, r: calibration_error(c, r, equal_width(c), False), "aurc": risk_area}
+    over["ece_positive"] = over["ece"]
     if name in over:
-        parts = [over[name](c, r) for c, r in zip(called, right)]
+        pairs = zip(p.score, np.broadcast_to(p.positive, right.shape)) if name == "ece_positive" else zip(called, right)
+        parts = [over[name](x, y) for x, y in pairs]
         return lambda w: np.stack([f(w) for f in parts], 1)
     truth = p.label[:, None] == np.arange(p.probability.shape[2])
     x = dict(accuracy=right, overconfidence=called - right, brier=((p.probability - truth) ** 2).sum(2) / 2,
@@ -248,18 +250,21 @@ def show_confidence(
 def draw_reliability(
     ax,
     runs: Mapping[str, Mapping[int, Predictions]], # row -> seed -> predictions
+    of: str = "called", # the called grade's probability, or "KL-2"'s
     names: Sequence[str] = ("ce", "hybrid"),
     n: int = 1000, # resamples
 ):
     "Reliability diagram in ten bins of equally many knees, mean over the trainings, with 95% intervals over participants."
-    ax.plot([.5, 1], [.5, 1], color="0.6", ls="--", lw=.8)
+    ends = (.5, 1) if of == "called" else (0, 1)
+    ax.plot(ends, ends, color="0.6", ls="--", lw=.8)
     for name, marker in zip((x for x in names if x in runs), "os"):
         p = joined(runs[name])
-        shown = lambda w: np.mean([binned(w, c, r, equal_mass(c))[1:3] for c, r in zip(p.probability.max(2), p.right)], 0)
+        pairs = list(zip(p.probability.max(2), p.right) if of == "called" else ((score, p.positive) for score in p.score))
+        shown = lambda w: np.mean([binned(w, c, r, equal_mass(c))[1:3] for c, r in pairs], 0)
         (x,), (y,) = shown(np.ones((1, len(p.label))))
         low, high = np.nanpercentile(np.concatenate([shown(w)[1] for w in draws(p.participant, n).weights()]), (2.5, 97.5), axis=0)
         ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt=marker + "-", ms=3, lw=1, elinewidth=.7, color=COLORS[name], label=ROWS[name])
-    ax.set(xlabel="called with probability", ylabel="share of right calls")
+    ax.set(xlabel="called with probability" if of == "called" else "probability of KL-2", ylabel="called rightly" if of == "called" else "are KL-2", ylim=(-.03, 1.03))
 
 def draw_risk(
     ax,
@@ -273,10 +278,18 @@ def draw_risk(
         for s, (c, right) in enumerate(zip(p.probability.max(2), p.right)):
             wrong = (~right)[np.argsort(-c, kind="stable")].cumsum()
             keep = coverage >= max(len(right) // 20, 1)  # of fewer knees, one more or less is all
-            ax.plot(100 * (coverage / len(right))[keep], 100 * (wrong / coverage)[keep], color=COLORS[name], lw=1,
-                    label=f"{ROWS[name]}, area {100 * area:.1f}" if s == 0 else None)
-    ax.set(xlabel="knees kept (%)", ylabel="wrong calls among them (%)", xlim=(0, 100)); ax.set_ylim(bottom=0)
+            ax.plot(100 * (coverage / len(right))[keep], 100 * (wrong / coverage)[keep], color=COLORS[name], lw=1, label=f"area {100 * area:.1f}" if s == 0 else None)
+    ax.set(xlabel="knees kept (%)", ylabel="wrong calls (%)", xlim=(0, 100)); ax.set_ylim(bottom=0)
     if any(x in runs for x in names): ax.legend(loc="lower right", fontsize=7)
+
+def draw_spread(ax, runs: Mapping[str, Mapping[int, Predictions]], names: Sequence[str] = ("ce", "hybrid")):
+    "How many knees are called with which probability, all trainings together."
+    for name in (x for x in names if x in runs):
+        called = joined(runs[name]).probability.max(2).ravel()
+        ax.hist(called, bins=np.linspace(.5, 1, 26), weights=np.full(len(called), 100 / len(called)), histtype="step", color=COLORS[name], lw=1.2)
+        ax.plot([], [], color=COLORS[name], lw=1.2, label=ROWS[name])
+    if any(x in runs for x in names): ax.legend(loc="upper left", fontsize=7)
+    ax.set(xlabel="called with probability", ylabel="knees (%)", xlim=(.5, 1))
 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f10028
 def draw_measures(
@@ -300,14 +313,15 @@ def draw_calibration(
     table: pd.DataFrame,
     title: str, # which knees, how thoroughly
 ):
-    "Reliability raw and prior-corrected, risk-coverage, and the measures of every row."
-    fig, axes = plt.subplots(2, 3, figsize=(PAGE, 5.8), height_ratios=(2.2, 3))
-    for ax, c in zip(axes[0], CORRECTIONS): draw_reliability(ax, versions[c]); ax.set_title(c)
-    draw_risk(axes[0, 2], versions["raw"]); axes[0, 2].set_title("raw")
-    if versions["raw"]: axes[0, 0].legend(loc="lower right", fontsize=7)
-    draw_measures(axes[1], table)
-    for ax in axes[1, 1:]: ax.set_yticklabels([])
-    fig.suptitle(textwrap.fill(f"Calibration: {title}. Below: filled raw, hollow prior-corrected", 100), fontsize=8)
+    "Reliability raw and prior-corrected, spread, risk-coverage, and the measures of every row."
+    fig, axes = plt.subplots(3, 3, figsize=(PAGE, 7.4), height_ratios=(2, 2, 2.8))
+    for ax, c in zip(axes[0], CORRECTIONS): draw_reliability(ax, versions[c]); ax.set_title(f"called grade, {c}")
+    for ax, c in zip(axes[1], CORRECTIONS): draw_reliability(ax, versions[c], "KL-2"); ax.set_title(f"KL-2, {c}")
+    draw_spread(axes[0, 2], versions["raw"]); draw_risk(axes[1, 2], versions["raw"])
+    for ax, name in zip(axes[:2, 2], ("spread, raw", "risk-coverage, raw")): ax.set_title(name)
+    draw_measures(axes[2], table)
+    for ax in axes[2, 1:]: ax.set_yticklabels([])
+    fig.suptitle(textwrap.fill(f"Calibration: {title}. Last row: filled raw, hollow prior-corrected", 100), fontsize=8)
     return fig
 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f1002b

@@ -48,9 +48,10 @@ def pushes(
     loss: HybridLoss,
     c_k: Sequence[float] = (.8, .8), # what the loss has observed
     n: int = 20, # knees of each grade
+    power: float = 2., # how the confidences fall from 0.98 to 0.30: late above 1, early below
 ) -> pd.DataFrame: # one line a knee: grade, set (0 high, 1 medium, 2 low), confidence, right, push
     "What a loss asks of every knee of one batch: minus the slope along the margin."
-    c = (.98 - .68 * (torch.arange(n, dtype=torch.float64) / (n - 1)) ** 2).repeat(2)
+    c = (.98 - .68 * (torch.arange(n, dtype=torch.float64) / (n - 1)) ** power).repeat(2)
     labels = torch.arange(2).repeat_interleave(n)
     margin = c.logit().requires_grad_()
     logits = torch.stack([margin, margin * 0], 1)
@@ -81,7 +82,8 @@ def fork_table(
     "Every fork's measures, and their differences to the base row with Holm's p of each measure; shares, not percent."
     table, found = measure_table(by_seed(rows, weights=weights), list(FORKS), JUDGED, against=(BASE,), n=n)
     found = {(row, m): i for (row, m, _), i in found.items()}
-    adjusted = {key: i.p for m in JUDGED for key, i in holm_intervals({k: i for k, i in found.items() if k[1] == m}).items()}
+    families = [{k: i for k, i in found.items() if k[1] == m} for m in JUDGED] if found else []
+    adjusted = {key: i.p for family in families for key, i in holm_intervals(family).items()}
     table.columns = [c.replace(f"minus_{BASE}_", "minus_base_") for c in table.columns]
     keys = list(zip(table.row, table.measure))
     table["p_holm"] = [adjusted.get(k, np.nan) for k in keys]
