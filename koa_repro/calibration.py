@@ -237,7 +237,7 @@ def _cells(i: Interval, start: str = "") -> dict: return {start + c: i.row()[c] 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f10024
 def show_confidence(
     table: pd.DataFrame, # with the columns of `measure_table` and `correction`
-    measures: Sequence[str] = ("accuracy", "ece", "overconfidence", "brier", "own_above", "aurc"),
+    measures: Sequence[str] = ("accuracy", "ece", "ece_positive", "overconfidence", "brier", "own_above", "aurc"),
 ) -> pd.DataFrame: # one line a row and correction; times 100
     "The table for reading; a row without a run says so."
     cell = lambda r: f"{100 * r.estimate:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" if r.runs_done else "not run"
@@ -264,7 +264,7 @@ def draw_reliability(
         (x,), (y,) = shown(np.ones((1, len(p.label))))
         low, high = np.nanpercentile(np.concatenate([shown(w)[1] for w in draws(p.participant, n).weights()]), (2.5, 97.5), axis=0)
         ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt=marker + "-", ms=3, lw=1, elinewidth=.7, color=COLORS[name], label=ROWS[name])
-    ax.set(xlabel="called with probability" if of == "called" else "probability of KL-2", ylabel="called rightly" if of == "called" else "are KL-2", ylim=(-.03, 1.03))
+    ax.set(xlabel="called with probability" if of == "called" else "probability of KL-2", ylabel="called rightly" if of == "called" else "are KL-2")
 
 def draw_risk(
     ax,
@@ -280,7 +280,7 @@ def draw_risk(
             keep = coverage >= max(len(right) // 20, 1)  # of fewer knees, one more or less is all
             ax.plot(100 * (coverage / len(right))[keep], 100 * (wrong / coverage)[keep], color=COLORS[name], lw=1, label=f"area {100 * area:.1f}" if s == 0 else None)
     ax.set(xlabel="knees kept (%)", ylabel="wrong calls (%)", xlim=(0, 100)); ax.set_ylim(bottom=0)
-    if any(x in runs for x in names): ax.legend(loc="lower right", fontsize=7)
+    if any(x in runs for x in names): ax.legend(loc="upper left", fontsize=7)
 
 def draw_spread(ax, runs: Mapping[str, Mapping[int, Predictions]], names: Sequence[str] = ("ce", "hybrid")):
     "How many knees are called with which probability, all trainings together."
@@ -401,16 +401,17 @@ def confidence_parts(
     "What C10, C11, C12 and C18 ask for; a part that begins with 'beside' decides nothing."
     at = lambda c, a, m, b: found[c].get((a, m, b))
     eleven = {f"{MEASURES[m]}, {c}": at(c, "hybrid", m, "ce") for m in ("ece", "brier") for c in CORRECTIONS}
-    twelve = dict(accuracy=_turned(at("raw", "random", "accuracy", "hybrid")), **{f"Brier score, {c}": at(c, "random", "brier", "hybrid") for c in CORRECTIONS})
+    twelve = {"accuracy, raw": _turned(at("raw", "random", "accuracy", "hybrid")), "Brier score, raw": at("raw", "random", "brier", "hybrid"),
+              "beside: Brier score, prior-corrected": at("prior-corrected", "random", "brier", "hybrid")}
     hybrid = {c: joined(versions[c]["hybrid"]) for c in CORRECTIONS if "hybrid" in versions[c]}
     both = lambda c, right: bootstrap_interval(grade_difference(hybrid[c], right), clusters=hybrid[c].participant, student=student) if hybrid else None
-    return dict(C10={"hybrid": seed_interval(late_medium(rows["hybrid"])), "beside: cross-entropy": seed_interval(late_medium(rows["ce"]))},
+    return dict(C10={"M under hybrid": seed_interval(late_medium(rows["hybrid"])), "beside: M under cross-entropy": seed_interval(late_medium(rows["ce"]))},
                 C11=eleven | {"beside: share of c_s above 0.95, raw": at("raw", "hybrid", "own_above", "ce"), "beside: overconfidence, raw": at("raw", "hybrid", "overconfidence", "ce")},
                 C12=twelve, C18={"all knees": both("raw", False), "rightly called": both("raw", True), "beside: all knees, prior-corrected": both("prior-corrected", False)})
 
 def _turned(i: Interval | None) -> Interval | None:
     "The difference the other way round."
-    return i and replace(i, estimate=-i.estimate, low=-i.high, high=-i.low, per_seed=tuple(-x for x in i.per_seed), replicates=-i.replicates)
+    return i and replace(i, estimate=0. - i.estimate, low=-i.high, high=-i.low, per_seed=tuple(-x for x in i.per_seed), replicates=-i.replicates)
 
 def confidence_claims(
     parts: Mapping[str, Mapping], # from `confidence_parts`

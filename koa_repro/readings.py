@@ -116,11 +116,11 @@ def draw_forks(
         part = table[table.measure == m].set_index("row").loc[names]
         for y, (_, r) in enumerate(part.iterrows()):
             x, low, high = (100 * r[f"minus_base_{c}"] for c in ("estimate", "low", "high"))
-            if np.isnan(x): ax.text(.5, y, "not run", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7, color="0.4"); continue
+            if np.isnan(x): ax.text(.5, y, "not run", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7, color="0.4", bbox=dict(fc="white", ec="none", pad=1)); continue
             ax.errorbar(x, y, xerr=[[x - low], [high - x]], fmt="D", ms=4, color="k", capsize=2, lw=1)
         end = max(abs(v) for v in (*ax.get_xlim(), 1)) if part.minus_base_estimate.notna().any() else 1
         ax.axvspan(*((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=.08, lw=0)
         ax.axvline(0, color="0.6", lw=.8)
         ax.set(xlim=(-end, end), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=f"{MEASURES[m]}\nminus base, x 100")
-    fig.suptitle(textwrap.fill(f"One change at a time; shaded: better than the base. {title}", 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"The forks of the equations, one change at a time: {title}. Shaded: better than the base", 100), fontsize=8)
     return fig

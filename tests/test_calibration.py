@@ -138,7 +138,7 @@ def test_c12_wants_accuracy_and_brier():
     only_brier = judged(made(ce={}, hybrid=dict(heat=1, skill=1.5), random=dict(heat=4, skill=1.5)))
     assert verdicts(only_brier.claims)["C12"] != "holds"
     part = only_brier.found["C12"]
-    assert part["Brier score, raw"].low > 0 and part["accuracy"].low <= 0
+    assert part["Brier score, raw"].low > 0 and part["accuracy, raw"].low <= 0
 
 
 def test_c18_and_c10():

@@ -13,7 +13,7 @@ from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
 from koa_repro.readings import BASE, FORKS, JUDGED, draw_forks, fork_specs, fork_table, pushes, show_forks
-from koa_repro.runs import Study, find, references, study_spec
+from koa_repro.runs import Study, find, references, study_frame, study_spec
 from koa_repro.specs import read_spec
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit, predict, set_aside
 
@@ -47,8 +47,7 @@ def test_the_slice_is_people_of_training_and_like_the_rest(knees):
     with pytest.raises(ValueError, match="does not hold every grade"): set_aside(train.select(slice(8)), 0)
 
 
-def test_the_slice_of_the_public_knees(knees_folder):
-    from koa_repro.runs import study_frame
+def test_the_slice_of_the_public_knees():
     frame = study_frame(Study("preview", "reference"))
     frame = frame[frame.split == "train"]
     facts = SimpleNamespace(kl=frame.kl.to_numpy(), label=frame.kl.to_numpy() // 2, participant=frame.participant.to_numpy(str), side=frame.side.to_numpy(str), name="public")
