@@ -114,8 +114,9 @@ def test_measures_of_a_network_that_is_known():
     with pytest.raises(ValueError, match="Unknown measure 'auc'"): confidence_measure(p, "auc")
 
 
-def test_planted_overconfidence_decides_c11_and_only_where_it_may():
+def test_planted_overconfidence_decides_c11_and_only_where_it_may(tmp_path):
     cured = judged(made(ce=dict(heat=4), hybrid=dict(heat=1), random=dict(heat=1)))
+    for fig in (draw_confidence(cured.versions["raw"], "made up"), draw_calibration(cured.versions, cured.table, "made up")): fig.savefig(tmp_path / "f.png")
     assert verdicts(cured.claims)["C11"] == "holds" and set(verdicts(cured.claims)) == {"C10", "C11", "C12", "C18"}
     worse = judged(made(ce=dict(heat=1), hybrid=dict(heat=4)))
     assert verdicts(worse.claims)["C11"] == "fails" and verdicts(worse.claims)["C12"] == "not decided"  # the control was not run
