@@ -7,6 +7,10 @@ from hypothesis import given, settings, strategies as st
 
 from koa_repro.losses import CE, KLD, LSCE, READINGS, REDUCTIONS, HybridLoss, soft_target
 from koa_repro.partition import confidence, partition, sizes
+from koa_repro.phantom import make_knees
+from koa_repro.runs import Study, references, study_spec
+from koa_repro.specs import build_loss, build_network, read_spec
+from koa_repro.training import Recipe, Trainer, fit
 
 RATIOS = st.sampled_from([(7, 2, 1), (6, 3, 1), (8, 1, 1), (1, 1, 1), (0, 1, 0), (1, 0, 3)])
 
@@ -192,7 +196,7 @@ def test_needs_no_value(reading, reduction):
     (dict(weights=(.5, .5)), "weights="), (dict(weights=(.5, -.1, .6)), "weights="), (dict(weights=.5), "weights="),
     (dict(weights=(.5, float("nan"), .5)), "weights="), (dict(weights="abc"), "weights="), (dict(smoothing=1.), "smoothing="),
     (dict(smoothing=-.1), "smoothing="), (dict(smoothing="0.15"), "smoothing="), (dict(reading="printed"), "reading="),
-    (dict(reduction="none"), "reduction="), (dict(ratio=(.7, .2, .1)), "ratio="), (dict(classes=1), "classes="), (dict(classes=2.), "classes=")])
+    (dict(reduction="none"), "reduction="), (dict(order="luck"), "order="), (dict(ratio=(.7, .2, .1)), "ratio="), (dict(classes=1), "classes="), (dict(classes=2.), "classes=")])
 def test_refuses_settings(bad, message):
     with pytest.raises(ValueError, match=message): HybridLoss(**bad)
 
@@ -208,3 +212,42 @@ def test_refuses_validation_that_says_nothing():
     for x, message in ((torch.zeros(0, 2), "empty"), (torch.full((2, 2), torch.nan), r"logits\[0\]")):
         with pytest.raises(ValueError, match=message): loss.observe_validation(x, torch.zeros(len(x), dtype=torch.int64))
     assert loss.class_confidence.tolist() == pytest.approx([.7, .7])
+
+@pytest.mark.parametrize("reading", READINGS)
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(0, 40), K=st.integers(2, 5), seed=st.integers(0, 10**6), ratio=RATIOS)
+def test_lots_keep_the_sizes_and_the_terms(reading, n, K, seed, ratio):
+    x, y = batch(n, K, seed)
+    ranked, drawn = (HybridLoss(K, ratio, reading=reading, order=order) for order in ("confidence", "random"))
+    for loss in (ranked, drawn): loss.class_confidence.fill_(.8)
+    torch.manual_seed(seed); t = drawn.terms(x, y)
+    for k in range(K): assert t.codes[y == k].bincount(minlength=3).equal(ranked.terms(x, y).codes[y == k].bincount(minlength=3))
+    assert ranked.terms(x, y, codes=t.codes).loss.equal(t.loss)
+
+def test_lots_are_fair_and_blind_to_confidence():
+    x, y = batch(40, 2, 0); y = torch.arange(40) % 2
+    torch.manual_seed(0); loss = HybridLoss(order="random")
+    share = torch.stack([loss.terms(x, y).codes == 0 for _ in range(2000)]).double().mean(0)
+    assert (share - .7).abs().max() < 5 * (.7 * .3 / 2000) ** .5  # five standard errors, for 40 knees
+
+def test_a_training_by_lot_goes_on_as_it_would_have(tmp_path):
+    "The lots follow from seed and epoch: interrupted or not, the weights are the same."
+    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
+    spec = study_spec(Study(), loss="hybrid", loss_options=dict(order="random"), recipe=recipe)
+    make = lambda: Trainer(build_network(spec), build_loss(spec), knees, recipe, device="cpu")
+    whole, half = fit(make(), progress=False), fit(make(), tmp_path / "half.pt", progress=False, until=1)
+    torch.rand(100); again = fit(make(), tmp_path / "half.pt", progress=False)
+    assert half.epoch == 1 and all(v.equal(again.weights()[k]) for k, v in whole.weights().items())
+
+def test_controls_are_plain_options():
+    "The divergence for every knee, smoothing alone and sets by lot, as specs; runs that exist keep their names."
+    x, y = batch(32, 2, 0)
+    everyone = build_loss(study_spec(Study(), loss="hybrid", loss_options=dict(ratio=(0, 1, 0), weights=(0, 1, 0))))
+    everyone.class_confidence.copy_(torch.tensor([.8, .7]))
+    torch.testing.assert_close(everyone(x, y), KLD(x, y, everyone.class_confidence[y]).mean(), rtol=1e-6, atol=1e-6)
+    smooth = build_loss(study_spec(Study(), loss="ce", loss_options=dict(label_smoothing=.15)))
+    torch.testing.assert_close(smooth(x, y), LSCE(x, y, .15).mean(), rtol=1e-6, atol=1e-6)
+    specs = [study_spec(Study(), loss="hybrid", loss_options=o) for o in ({}, dict(order="confidence"), dict(order="random"))]
+    assert specs[0].id == specs[1].id != specs[2].id
+    kept = list(references().glob("*/spec.json"))
+    assert kept and all(read_spec(f.read_text()).id == f.parent.name for f in kept)

@@ -1,0 +1,208 @@
+"""koa_repro.calibration: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from koa_repro import calibration
+from koa_repro.calibration import (CORRECTIONS, MEASURES, ROWS, binned, both_versions, by_seed, calibration_error, confidence_claims, confidence_measure,
+                                   confidence_parts, confidence_specs, draw_calibration, draw_confidence, draw_targets, equal_mass, equal_width,
+                                   fit_temperature, grade_difference, joined, late_medium, measure_table, own_shares, risk_area, seed_interval,
+                                   show_confidence, sliced, target_table, tempered)
+from koa_repro.runs import Study, find, study_frame, study_spec
+from koa_repro.stats import draws
+
+UNIT = st.floats(.01, .99)
+
+
+def two(p): return np.stack([1 - np.asarray(p), np.asarray(p)], -1)
+
+
+class Made:
+    "A run that was not trained: logits of the true grade spread about `skill`, then multiplied by `heat`."
+    def __init__(self, seed, heat=1., skill=1., n=300, lean=0., medium=.85):
+        rng, facts = np.random.default_rng([seed, int(10 * skill)]), np.random.default_rng(7)
+        split, kl = np.repeat(["val", "test"], [n, 2 * n]), facts.choice([0, 2], 3 * n, p=(.6, .4))
+        z = rng.normal(skill * (kl - 1), 1)  # log odds at equal shares are 2 skill z
+        p = two(1 / (1 + np.exp(-heat * 2 * skill * (z + lean))))
+        self.frame = pd.DataFrame(dict(file=[f"k{i}" for i in range(3 * n)], participant=[f"p{i // 2}" for i in range(3 * n)], kl=kl, label=kl // 2,
+                                       split=split, p0=p[:, 0], p1=p[:, 1]))
+        self.spec = SimpleNamespace(grades=(0, 2))
+        self.history = pd.DataFrame(dict(epoch=range(1, 21), c_medium=[.5] * 18 + [medium] * 2, val_accuracy=np.linspace(.5, .8, 20), target_0=.6, target_1=.7,
+                                         val_c_0=np.linspace(.3, .8, 20), val_c_1=np.linspace(.52, .7, 20)))
+    def predictions(self, weights="best"): return self.frame
+
+
+def made(seeds=3, **rows): return {name: [Made(s, **how) if how is not None else None for s in range(seeds)] for name, how in rows.items()}
+
+
+def judged(rows, study=SimpleNamespace(verdict=True), n=999):
+    test, val = by_seed(rows), by_seed(rows, "val")
+    versions, temperatures = both_versions(test, val, np.array([.6, .4]))
+    parts = {c: measure_table(versions[c], list(ROWS), n=n) for c in CORRECTIONS}
+    found = confidence_parts({**dict.fromkeys(ROWS, []), **rows}, versions, {c: f for c, (_, f) in parts.items()})
+    table = pd.concat([t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()], ignore_index=True)
+    return SimpleNamespace(versions=versions, temperatures=temperatures, table=table, claims=confidence_claims(found, study), found=found, parts=parts)
+
+
+def verdicts(claims): return claims[claims.verdict != ""].groupby("id").verdict.first().to_dict()
+
+
+@given(st.lists(UNIT, min_size=2, max_size=20), st.floats(.2, 5), UNIT)
+def test_a_temperature_can_be_undone_and_calls_the_same(p, T, share):
+    p, prior = two(p), np.array([share, 1 - share])
+    np.testing.assert_allclose(tempered(tempered(p, T), 1 / T), p, atol=1e-6)
+    np.testing.assert_allclose(tempered(tempered(p, prior=prior), prior=1 / prior), p, atol=1e-6)
+    np.testing.assert_allclose(tempered(p, prior=np.array([.5, .5])), p, atol=1e-9)
+    assert ((tempered(p, T)[:, 1] > .5) == (p[:, 1] > .5))[abs(p[:, 1] - .5) > 1e-6].all()
+    assert np.isfinite(tempered(np.array([[1., 0.]]), T)).all()  # a softmax that ran full in single precision
+
+
+@pytest.mark.parametrize("heat", [.5, 1., 4.])
+def test_the_temperature_that_was_planted_is_found(heat):
+    frame = Made(1, heat=heat, n=4000).frame
+    assert fit_temperature(frame[["p0", "p1"]].to_numpy(), frame.label.to_numpy(), np.array([.6, .4])) == pytest.approx(heat, rel=.1)
+
+
+def naive(called, right, bin_of):
+    return sum(abs(called[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean() for b in set(bin_of))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 60))
+def test_weights_are_knees(seed, n):
+    "A knee of weight w counts as w knees, in the usual calibration error and in the area; ties among confidences included."
+    rng = np.random.default_rng(seed)
+    called, right, w = rng.choice(np.linspace(.5, 1, 8), n), rng.random(n) < .8, rng.integers(0, 4, n)
+    if w.sum() == 0: w[0] = 1
+    member, many = equal_width(called), np.repeat(np.arange(n), w)
+    got = calibration_error(called, right, member, debias=False)(w[None].astype(float))[0]
+    assert got == pytest.approx(naive(called[many], right[many], member.argmax(1)[many]))
+    one = np.ones((1, len(many)))
+    assert risk_area(called, right)(w[None].astype(float))[0] == pytest.approx(risk_area(called[many], right[many])(one)[0])
+    shuffled = rng.permutation(n)  # the order of the knees means nothing
+    assert risk_area(called[shuffled], right[shuffled])(np.ones((1, n)))[0] == pytest.approx(risk_area(called, right)(np.ones((1, n)))[0])
+
+
+def test_debiasing_takes_off_more_where_knees_are_fewer_and_is_blind_to_the_scale_of_weights():
+    rng = np.random.default_rng(0)
+    called = .5 + rng.random(400) / 2; right = rng.random(400) < called
+    usual, less = (calibration_error(called, right, equal_mass(called), debias) for debias in (False, True))
+    ones, fewer = np.ones((1, 400)), (rng.random((200, 400)) < .25).astype(float)
+    off = lambda w: (usual(w) - less(w)).mean()
+    assert 0 < off(ones) < off(fewer) and less(3 * ones)[0] == pytest.approx(less(ones)[0])
+    resampled = rng.multinomial(400, np.full(400, 1 / 400), 500).astype(float)
+    variance = lambda w: np.nanmean(binned(w, called, right, equal_mass(called))[3])
+    assert variance(resampled) == pytest.approx(2 * variance(ones), rel=.1)  # a resample knows that its knees are drawn twice
+    assert equal_mass(called).sum(0).min() == equal_mass(called).sum(0).max() == 40
+
+
+def test_measures_of_a_network_that_is_known():
+    p = joined(by_seed(made(1, ce=dict(n=6000)))["ce"])
+    of = lambda q, m: confidence_measure(q, m)(np.ones((1, len(q.label))))[0, 0]
+    fixed = calibration.replace(p, probability=tempered(p.probability, prior=np.array([.6, .4])))
+    assert abs(of(fixed, "ece_positive")) < .01 and of(p, "ece_positive") > .03 and abs(of(fixed, "overconfidence")) < .01
+    assert of(p, "ece") < of(p, "ece_positive") / 2  # called too surely KL-2 and not surely enough KL-0: within a bin the two cancel
+    assert of(fixed, "brier") < of(p, "brier")
+    assert of(p, "brier") == pytest.approx(np.mean((p.score[0] - p.positive) ** 2))
+    assert of(p, "own_below") == pytest.approx(1 - of(p, "accuracy"))
+    assert of(p, "called_above") > of(p, "own_above")  # c_s above 0.95 is a right call, the other may be a wrong one
+    flat = calibration.replace(p, probability=np.full_like(p.probability, .5))
+    assert of(flat, "aurc") == pytest.approx(1 - of(flat, "accuracy"))  # one tie: all knees are passed on together
+    with pytest.raises(ValueError, match="Unknown measure 'auc'"): confidence_measure(p, "auc")
+
+
+def test_planted_overconfidence_decides_c11_and_only_where_it_may(tmp_path):
+    cured = judged(made(ce=dict(heat=4), hybrid=dict(heat=1), random=dict(heat=1)))
+    for fig in (draw_confidence(cured.versions["raw"], "made up"), draw_calibration(cured.versions, cured.table, "made up")): fig.savefig(tmp_path / "f.png")
+    assert verdicts(cured.claims)["C11"] == "holds" and set(verdicts(cured.claims)) == {"C10", "C11", "C12", "C18"}
+    worse = judged(made(ce=dict(heat=1), hybrid=dict(heat=4)))
+    assert verdicts(worse.claims)["C11"] == "fails" and verdicts(worse.claims)["C12"] == "not decided"  # the control was not run
+    alone = judged(made(1, ce=dict(heat=4), hybrid=dict(heat=1)))
+    assert verdicts(alone.claims)["C11"] == "not decided"  # one training
+    assert set(verdicts(judged(made(ce=dict(heat=4), hybrid=dict(heat=1)), SimpleNamespace(verdict=False)).claims).values()) == {"no verdict"}
+
+
+def test_less_sure_is_not_better_calibrated():
+    "A loss that only flattens the confidences lowers the share above 0.95, and C11 does not hold by it."
+    flat = judged(made(ce=dict(heat=1), hybrid=dict(heat=.3)))
+    beside = flat.claims[flat.claims.part.str.contains("above 0.95")].iloc[0]
+    assert beside.high < 0 and verdicts(flat.claims)["C11"] == "fails" and beside.verdict == ""
+
+
+def test_c12_wants_accuracy_and_brier():
+    both = judged(made(ce={}, hybrid=dict(skill=2.), random=dict(skill=1.)))
+    assert verdicts(both.claims)["C12"] == "holds"
+    assert verdicts(judged(made(ce={}, hybrid=dict(skill=1.), random=dict(skill=2.))).claims)["C12"] == "fails"
+    only_brier = judged(made(ce={}, hybrid=dict(heat=1, skill=1.5), random=dict(heat=4, skill=1.5)))
+    assert verdicts(only_brier.claims)["C12"] != "holds"
+    part = only_brier.found["C12"]
+    assert part["Brier score, raw"].low > 0 and part["accuracy, raw"].low <= 0
+
+
+def test_c18_and_c10():
+    kl2 = judged(made(ce={}, hybrid=dict(lean=.5, medium=.85)))
+    assert verdicts(kl2.claims)["C18"] == "holds" and verdicts(judged(made(ce={}, hybrid=dict(lean=-.5))).claims)["C18"] == "fails"
+    assert late_medium(made(hybrid=dict(medium=.85))["hybrid"]) == [.85] * 3  # two of twenty epochs
+    assert verdicts(kl2.claims)["C10"] == "holds" and verdicts(judged(made(ce={}, hybrid=dict(medium=.7))).claims)["C10"] == "fails"
+    a = seed_interval([.80, .85, .90])
+    assert (a.estimate, a.high - a.estimate) == (pytest.approx(.85), pytest.approx(4.302653 * .05 / 3 ** .5)) and a.seeds == 3
+    assert np.isnan(seed_interval([.85]).low) and seed_interval([]) is None
+
+
+def test_the_grades_difference_is_the_plain_one():
+    p = joined(by_seed(made(2, hybrid=dict(lean=.3)))["hybrid"])
+    ones, c = np.ones((1, len(p.label))), p.confidence
+    np.testing.assert_allclose(grade_difference(p)(ones)[0], [x[p.kl == 2].mean() - x[p.kl == 0].mean() for x in c])
+    np.testing.assert_allclose(grade_difference(p, True)(ones)[0], [x[(p.kl == 2) & (x > .5)].mean() - x[(p.kl == 0) & (x > .5)].mean() for x in c])
+
+
+def test_the_temperature_comes_from_validation_alone():
+    rows = made(2, ce=dict(heat=4))
+    before = judged(rows)
+    for run in rows["ce"]:  # other grades for the test knees, of the same participants
+        at = run.frame.split == "test"
+        run.frame.loc[at, "kl"] = 2 - run.frame.loc[at, "kl"]; run.frame["label"] = run.frame.kl // 2
+    after = judged(rows)
+    pd.testing.assert_frame_equal(before.temperatures, after.temperatures)
+    assert before.temperatures.query("correction == 'prior-corrected'").temperature.between(2, 6).all()
+    value = lambda j, m: j.table.set_index(["correction", "row", "measure"]).estimate["prior-corrected", "temperature", m]
+    assert value(before, "ece") < .05 < value(after, "ece")
+
+
+def test_differences_are_over_shared_seeds():
+    rows = made(ce={}, hybrid=dict(heat=2)); rows["ce"][1] = None
+    assert list(by_seed(rows)["ce"]) == [0, 2]
+    table, found = measure_table(by_seed(rows), ["ce", "hybrid"], ("brier",), n=199)
+    assert found["hybrid", "brier", "ce"].seeds == 2 and table.runs_done.tolist() == [2, 3]
+    single = {s: measure_table(by_seed(made(ce={}, hybrid=dict(heat=2))), ["ce", "hybrid"], ("brier",), n=199)[1]["hybrid", "brier", "ce"].per_seed[s] for s in (0, 2)}
+    assert found["hybrid", "brier", "ce"].per_seed == pytest.approx(tuple(single.values()))
+
+
+def test_what_was_not_run_is_said(tmp_path):
+    rows = {name: [None] for name in ROWS if name != "temperature"}
+    none = judged(rows)
+    assert len(none.table) == 2 * len(ROWS) * len(MEASURES) and none.table.estimate.isna().all() and (none.table.runs_done == 0).all()
+    assert set(verdicts(none.claims).values()) == {"not decided"} and (show_confidence(none.table) == "not run").all(axis=None)
+    assert target_table(rows).empty
+    for fig in (draw_confidence({}, "none"), draw_calibration(none.versions, none.table, "none"), draw_targets(rows, "none")): fig.savefig(tmp_path / "f.png")
+    some = judged(made(ce={}, hybrid=None))
+    shown = show_confidence(some.table)
+    assert (shown.xs(ROWS["hybrid"], level="trained") == "not run").all(axis=None) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
+
+
+def test_the_target_is_watched_from_where_it_is_in_force():
+    t = target_table({**dict.fromkeys(("ce", "kld", "random", "slice"), []), "hybrid": [Made(0)]}).iloc[0]
+    h = Made(0).history
+    first = h[(h.val_c_0 > .5) & (h.val_c_1 > .5)].iloc[0]
+    assert t.epoch == first.epoch > 1 and t.c_from == pytest.approx((first.val_c_0 + first.val_c_1) / 2) and t.c_to == pytest.approx(.75)
+
+
+def test_rows_are_the_runs_of_the_other_tables():
+    study = Study("short", "reference")
+    specs = confidence_specs(study)
+    assert find(specs["ce"][0]) and find(specs["hybrid"][0])  # those of Table VI are kept
+    assert specs["slice"] == [sliced(study_spec(study, loss="hybrid"))] and specs["slice"][0].id != specs["hybrid"][0].id
+    np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)
