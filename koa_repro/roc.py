@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['TASKS', 'LEAD', 'NAMED', 'ASKED', 'GRID', 'QUARTERS', 'roc_specs', 'roc_rows', 'roc_curve', 'roc_band', 'printed_auc',
            'auc_table', 'show_auc', 'draw_roc', 'couples', 'auc_differences', 'delong_table', 'confusion',
-           'balanced_accuracy', 'called_positive', 'five_grades', 'draw_confusion', 'pair_areas', 'unseen_knees',
-           'unseen', 'AllGrades', 'all_grades', 'grade_table', 'draw_unseen', 'mean_grey', 'exposure', 'strata',
-           'stratum_auc', 'strata_table', 'draw_strata', 'auc_claim', 'severe_claim']
+           'balanced_accuracy', 'share_called', 'five_grades', 'draw_confusion', 'pair_areas', 'unseen_knees', 'unseen',
+           'AllGrades', 'all_grades', 'grade_table', 'draw_unseen', 'mean_grey', 'exposure', 'strata', 'stratum_auc',
+           'strata_table', 'draw_strata', 'auc_claim', 'severe_claim']
 
 # %% ../nbs/27_fig8_roc.ipynb #0e83b6f4
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -24,8 +24,8 @@ from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
 from .hybrid import hybrid_specs
 from .runs import Run, Study, derived, find, reopen, study_frame, study_knees, study_spec
 from .specs import NETWORKS, RunSpec
-from .stats import (Interval, Predictions, bootstrap_interval, bootstrap_metrics, cohen_kappa, delong, delong_interval, draws, holm,
-                             holm_intervals, mean_difference, measure, percentile, stack)
+from .stats import (Draws, Interval, Predictions, bootstrap_interval, bootstrap_metrics, cohen_kappa, delong, delong_interval, draws, holm,
+                             holm_intervals, mean_difference, measure, percentile, stack, wilson)
 from .training import predict
 
 # %% ../nbs/27_fig8_roc.ipynb #1c4b97e0
@@ -45,17 +45,17 @@ def roc_specs(
         found[task] |= {n: [of(s, network=n) for s in ours["Ours, ce"]] if n in NETWORKS else [] for n in others}
     return found
 
-ASKED = {"five grades": ("Ours, ce", LEAD), "two grades": ("Ours, ce", LEAD, "Ours, channel attention, ce", "Ours, channel attention, hybrid")}
+ASKED = ("Ours, ce", LEAD)
 
 def roc_rows(
     study: Study,
     specs: Mapping[str, Mapping[str, Sequence[RunSpec]]], # from `roc_specs`
 ) -> dict[str, dict[str, list[Run | None]]]: # task -> row -> runs, None where not run
     "The runs of every row. Those of `ASKED` are made where they do not exist; the others are only looked for."
-    made = rows_of(study, {(task, name): specs[task][name] for task in specs for name in ASKED[task]})
+    made = rows_of(study, {(task, name): specs[task][name] for task in specs for name in ASKED})
     look = lambda name, row: [find(s, study.runs) for s in row]
     rows = {task: {name: made[task, name] if (task, name) in made else look(name, row) for name, row in part.items()} for task, part in specs.items()}
-    return {task: {name: runs for name, runs in part.items() if name in ASKED[task] or name in NAMED or any(runs)} for task, part in rows.items()}
+    return {task: {name: runs for name, runs in part.items() if name.startswith("Ours") or name in NAMED or any(runs)} for task, part in rows.items()}
 
 # %% ../nbs/27_fig8_roc.ipynb #6a0d2f85
 GRID = np.linspace(0, 1, 201) # 1 - specificity
@@ -122,21 +122,22 @@ def draw_roc(
     title: str, # which knees, how thoroughly
 ):
     "Fig. 8: the curves, a band around ours, the point of the threshold 0.5, and what the paper prints."
-    fig, axes = plt.subplots(1, 2, figsize=(PAGE, 4.0), sharey=True)
-    for ax, letter, task in zip(axes, "ab", TASKS):
+    fig, (axes, below) = plt.subplots(2, 2, figsize=(PAGE, 5.3), height_ratios=(3.1, 1.5))
+    for ax, under, (task, name) in zip(axes, below, dict(zip(TASKS, ("(a) KL < 2 against KL >= 2, five-grade network", "(b) KL-0 against KL-2, two-grade network"))).items()):
         part = table[table.task == task].set_index("row")
         ax.plot([0, 1], [0, 1], color="0.8", lw=.8)
         for i, (row, r) in enumerate(part[part.runs_done > 0].iterrows()):
             style, band = _style(row, i), bands[task, row]
             ax.plot([0, *band.fpr], [0, *band.sensitivity], **style, label=f"{row}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]")
             ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mec="white", mew=.6, color=style["color"], zorder=3)
-            if row in ("Ours, ce", LEAD): ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
+            if row in ASKED: ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
+        ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (shaded: 95%, pointwise)")
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
-        absent = ", ".join(NAMED.get(r, r) for r in part.index[part.runs_done == 0])
+        absent = "; ".join(NAMED.get(r, r) for r in part.index[part.runs_done == 0] )
         words = ["paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
-        for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 44))
-        ax.set(xlabel="1 - specificity", title=f"({letter}) {'KL < 2 against KL >= 2, five-grade networks' if letter == 'a' else 'KL-0 against KL-2'}", aspect="equal", xlim=(-.02, 1.02), ylim=(-.02, 1.02))
-        ax.legend(loc="upper center", bbox_to_anchor=(.5, -.16), fontsize=7, handlelength=1.8)
+        for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 46))
+        ax.set(xlabel="1 - specificity", title=name, aspect="equal", xlim=(-.02, 1.02), ylim=(-.02, 1.02))
+        under.axis("off"); under.legend(*ax.get_legend_handles_labels(), loc="upper center", fontsize=7, handlelength=1.8)
     axes[0].set_ylabel("sensitivity")
     fig.suptitle(textwrap.fill(title, 100), fontsize=8)
     return fig
@@ -169,21 +170,24 @@ def auc_differences(
     return holm_intervals({name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()})
 
 def delong_table(
-    task: str,
-    runs: Mapping[str, Predictions], # from `aligned`
-    pairs: Mapping[str, tuple[Predictions, Predictions]], # from `couples`
+    task: str, # one of TASKS
+    rows: Mapping[str, Sequence[Run | None]], # of the task
     first: str = LEAD,
-) -> pd.DataFrame: # one line a network, or a difference, and training: task, what, training, auc, low, high, p, p_holm
+) -> pd.DataFrame: # one line a network, or a difference, and seed: what, seed, auc, low, high, p, p_holm (over the differences of a seed)
     "DeLong's intervals of every training's AUC, and his tests of the differences, clustered by participant."
-    lines = []
-    for name, p in runs.items():
-        for k, s in enumerate(p.score): i = delong_interval(p.positive, s, p.participant); lines.append(dict(what=name, training=k, auc=i.estimate, low=i.low, high=i.high))
-    for k in range(max((a.seeds for a, _ in pairs.values()), default=0)):
-        tests = {name: delong(a.positive, a.score[k], b.score[k], a.participant) for name, (a, b) in pairs.items() if k < a.seeds}
-        p = np.array([t.p for t in tests.values()])  # not a number where both scores have no spread: no test
-        for (name, t), q in zip(tests.items(), np.where(np.isnan(p), np.nan, holm(np.nan_to_num(p, nan=1)))):
-            lines.append(dict(what=f"{first} - {name}", training=k, auc=t.difference, low=t.low, high=t.high, p=t.p, p_holm=q))
-    return pd.DataFrame(lines, columns=["what", "training", "auc", "low", "high", "p", "p_holm"]).assign(task=task)
+    lines, tests = [], {}
+    for name, p in aligned(rows).items():
+        for run, s in zip(filter(None, rows[name]), p.score):
+            i = delong_interval(p.positive, s, p.participant)
+            lines.append(dict(what=name, seed=run.spec.seed, auc=i.estimate, low=i.low, high=i.high))
+    for name, (a, b) in couples(rows, first).items():
+        seeds = [x.spec.seed for x, y in zip(rows[first], rows[name]) if x and y]
+        for k, x, y in zip(seeds, a.score, b.score): tests.setdefault(k, {})[name] = delong(a.positive, x, y, a.participant)
+    for k, found in tests.items():
+        p = np.array([t.p for t in found.values()])  # not a number where neither score has any spread: no test
+        for (name, t), q in zip(found.items(), np.where(np.isnan(p), np.nan, holm(np.nan_to_num(p, nan=1)))):
+            lines.append(dict(what=f"{first} - {name}", seed=k, auc=t.difference, low=t.low, high=t.high, p=t.p, p_holm=q))
+    return pd.DataFrame(lines, columns=["what", "seed", "auc", "low", "high", "p", "p_holm"]).assign(task=task)
 
 # %% ../nbs/27_fig8_roc.ipynb #29d4ae70
 def confusion(
@@ -201,9 +205,15 @@ def balanced_accuracy(p: Predictions) -> Callable: # weights (b, N) -> (b, S)
         with np.errstate(divide="ignore", invalid="ignore"): return ((c := counts(w)).diagonal(axis1=2, axis2=3) / c.sum(3)).mean(2)
     return of
 
-def called_positive(p: Predictions, grade: int) -> Callable: # weights (b, N) -> (b, S)
-    "Share of a grade's knees that are called KL >= 2, as a function of weights."
-    return measure("sensitivity", p.kl == grade, p.score)
+def share_called(
+    score: np.ndarray, # (S, N) probability of the positive class
+    at: np.ndarray, # (N,) bool, whose share
+    participant: np.ndarray, # (N,)
+    drawn: Draws,
+) -> Interval:
+    "Share of some knees called positive, from 0.5 up. The interval is as wide as Wilson's at least: where no knee was missed, no resample misses one."
+    found, rates = bootstrap_interval(measure("sensitivity", at, score), drawn=drawn), [wilson(s[at] >= .5, participant[at]) for s in score]
+    return replace(found, low=min(found.low, np.mean([r.low for r in rates])), high=max(found.high, np.mean([r.high for r in rates])))
 
 def five_grades(
     p: Predictions,
@@ -213,7 +223,7 @@ def five_grades(
     drawn = draws(p.participant, n)
     found = {"accuracy": bootstrap_interval(p, drawn=drawn), "balanced accuracy": bootstrap_interval(balanced_accuracy(p), drawn=drawn),
              "quadratic kappa": cohen_kappa(p.probability.argmax(2), p.label, weights="quadratic", grades=range(len(p.grades)), drawn=drawn)}
-    return found | {f"KL-{g} called KL >= 2": bootstrap_interval(called_positive(p, g), drawn=drawn) for g in p.grades}
+    return found | {f"KL-{g} called KL >= 2": share_called(p.score, p.kl == g, p.participant, drawn) for g in p.grades}
 
 # %% ../nbs/27_fig8_roc.ipynb #7ac9e316
 def draw_confusion(
@@ -300,14 +310,15 @@ def grade_table(
     g: AllGrades,
     n: int = 10_000, # resamples
 ) -> pd.DataFrame: # measure, knees, estimate, low, high
-    "Share of each grade that is called KL-2; how neighbouring grades are ranked; and KL-1's place between KL-0 and KL-2."
-    drawn, present = draws(g.participant, n), [k for k in GRADES if (g.kl == k).any()]
-    called = {k: measure("sensitivity", g.kl == k, g.score) for k in present}
-    found = {f"KL-{k} called KL-2": (called[k], (g.kl == k).sum()) for k in present}
-    found |= {f"KL-{b} scores above KL-{a}": (_between(g.kl, g.score, a, b), np.isin(g.kl, (a, b)).sum()) for a, b in zip(present, present[1:])}
-    if {0, 1, 2} <= called.keys(): found["place of KL-1"] = (lambda w: _place(*(called[k](w) for k in (0, 1, 2))), np.isin(g.kl, (0, 1, 2)).sum())
-    lines = [dict(measure=name, knees=int(m), **bootstrap_interval(f, drawn=drawn).row()) for name, (f, m) in found.items()]
-    return pd.DataFrame(lines)[["measure", "knees", "estimate", "low", "high", "seeds", "seed_sd", "over"]]
+    "Share of each grade that is called KL-2; how neighbouring grades are ranked; KL-1's place, where KL-2 is called so more often than KL-0."
+    drawn, at = draws(g.participant, n), {k: g.kl == k for k in GRADES if (g.kl == k).any()}
+    found = {f"KL-{k} called KL-2": share_called(g.score, m, g.participant, drawn) for k, m in at.items()}
+    found |= {f"KL-{b} scores above KL-{a}": bootstrap_interval(_between(g.kl, g.score, a, b), drawn=drawn) for a, b in zip(at, list(at)[1:])}
+    if {0, 1, 2} <= at.keys():
+        zero, one, two = (measure("sensitivity", at[k], g.score) for k in (0, 1, 2))
+        if mean_difference([(two, zero)], drawn=drawn).low > 0: found["place of KL-1"] = bootstrap_interval(lambda w: _place(zero(w), one(w), two(w)), drawn=drawn)
+    knees = {name: int(sum(m.sum() for k, m in at.items() if f"KL-{k}" in name.removesuffix("called KL-2"))) for name in found}
+    return pd.DataFrame([dict(measure=name, knees=knees[name], **i.row()) for name, i in found.items()]).drop(columns=["p", "level"])
 
 def _place(zero, one, two):
     "0 where `one` is `zero`, 1 where it is `two`; NaN where these are the same."
@@ -321,20 +332,20 @@ def draw_unseen(
     title: str, # which knees, how thoroughly
 ):
     "How high each grade scores with a two-grade network, and the share of it that is called KL-2 under both losses."
-    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.0))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 3.6))
     g = every[row]
     for k in GRADES:
         x = np.sort(g.score[:, g.kl == k].ravel())
         if len(x): left.step([0, *x, 1], [0, *np.arange(1, len(x) + 1) / len(x), 1], where="post", color=COLORS[f"KL{k}"], lw=1.6 if k in (0, 2) else 1.2, ls="-" if k in (0, 2) else (0, (4, 1.5)), label=f"KL-{k}" + ("" if k in (0, 2) else ", never seen"))
     left.axvline(.5, color="0.6", lw=.8, ls=":")
-    left.set(xlabel="probability of KL-2", ylabel="share of the grade's knees at or below", title=row, xlim=(0, 1), ylim=(0, 1.01))
-    left.legend(loc="upper left", bbox_to_anchor=(0, -.2), ncols=2)
+    left.set(xlabel="probability of KL-2", ylabel="share of knees at or below", title=row, xlim=(0, 1), ylim=(0, 1.01))
+    left.legend(loc="upper center", bbox_to_anchor=(.5, -.22), ncols=2)
     for shift, name in zip((-.1, .1), every):
         part = graded[(graded.row == name) & graded.measure.str.endswith("called KL-2")]
         color, x = COLORS["hybrid" if name.endswith("hybrid") else "ce"], part.measure.str[3].astype(int) + shift
         right.errorbar(x, 100 * part.estimate, yerr=100 * np.array([part.estimate - part.low, part.high - part.estimate]), fmt="so"[shift > 0], ms=5, color=color, capsize=2, lw=1, label=name)
-    right.set(xticks=GRADES, xticklabels=[f"KL-{k}" for k in GRADES], ylabel="called KL-2 (% of the grade's knees)", ylim=(-2, 102), title="share called KL-2, 95% intervals")
-    right.legend(loc="upper left", bbox_to_anchor=(0, -.2), ncols=2)
+    right.set(xticks=GRADES, xticklabels=[f"KL-{k}" for k in GRADES], ylabel="called KL-2 (% of knees)", ylim=(-2, 102), title="share called KL-2, 95% intervals")
+    right.legend(loc="upper center", bbox_to_anchor=(.5, -.22), ncols=2)
     fig.suptitle(textwrap.fill(title, 100), fontsize=8)
     return fig
 
