@@ -131,9 +131,10 @@ def draw_roc(
             ax.plot([0, *band.fpr], [0, *band.sensitivity], **style, label=f"{row}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]")
             ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mec="white", mew=.6, color=style["color"], zorder=3)
             if row in ASKED: ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
-        ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (shaded: 95%, pointwise)")
+        if part.runs_done.any(): ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (shaded: 95%, pointwise)")
+        else: ax.text(.5, .5, "not run", ha="center", va="center", backgroundcolor="white")
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
-        absent = "; ".join(NAMED.get(r, r) for r in part.index[part.runs_done == 0] )
+        absent = "; ".join(r if r == LEAD else NAMED.get(r, r) for r in part.index[part.runs_done == 0])
         words = ["paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
         for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 46))
         ax.set(xlabel="1 - specificity", title=name, aspect="equal", xlim=(-.02, 1.02), ylim=(-.02, 1.02))
