@@ -53,8 +53,8 @@ def roc_rows(
 ) -> dict[str, dict[str, list[Run | None]]]: # task -> row -> runs, None where not run
     "The runs of every row. Those of `ASKED` are made where they do not exist; the others are only looked for."
     made = rows_of(study, {(task, name): specs[task][name] for task in specs for name in ASKED})
-    look = lambda name, row: [find(s, study.runs) for s in row]
-    rows = {task: {name: made[task, name] if (task, name) in made else look(name, row) for name, row in part.items()} for task, part in specs.items()}
+    look = lambda row: [find(s, None if study.data == "reference" else study.runs) for s in row]
+    rows = {task: {name: made[task, name] if (task, name) in made else look(row) for name, row in part.items()} for task, part in specs.items()}
     return {task: {name: runs for name, runs in part.items() if name.startswith("Ours") or name in NAMED or any(runs)} for task, part in rows.items()}
 
 # %% ../nbs/27_fig8_roc.ipynb #6a0d2f85
@@ -128,14 +128,17 @@ def draw_roc(
         ax.plot([0, 1], [0, 1], color="0.8", lw=.8)
         for i, (row, r) in enumerate(part[part.runs_done > 0].iterrows()):
             style, band = _style(row, i), bands[task, row]
-            ax.plot([0, *band.fpr], [0, *band.sensitivity], **style, label=f"{row}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]")
+            ax.plot([0, *band.fpr], [0, *band.sensitivity], **style)
+            if "label" not in style: continue  # the many of Table IV, without a name: fig8_roc.csv has theirs
+            ax.lines[-1].set_label(f"{row}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]")
             ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mec="white", mew=.6, color=style["color"], zorder=3)
             if row in ASKED: ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
         if part.runs_done.any(): ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (shaded: 95%, pointwise)")
         else: ax.text(.5, .5, "not run", ha="center", va="center", backgroundcolor="white")
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
         absent = "; ".join(r if r == LEAD else NAMED.get(r, r) for r in part.index[part.runs_done == 0])
-        words = ["paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
+        unnamed = sum(r not in NAMED and not r.startswith("Ours") for r in part.index)
+        words = [*([f"thin grey: {unnamed} other networks"] if unnamed else []), "paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
         for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 46))
         ax.set(xlabel="1 - specificity", title=name, aspect="equal", xlim=(-.02, 1.02), ylim=(-.02, 1.02))
         under.axis("off"); under.legend(*ax.get_legend_handles_labels(), loc="upper center", fontsize=7, handlelength=1.8)
@@ -144,8 +147,8 @@ def draw_roc(
     return fig
 
 def _style(row, i) -> dict:
-    if not row.startswith("Ours"): return dict(color=f"C{(1, 3, 4, 5, 8)[i % 5]}", ls=("-.", ":")[i % 2], lw=1.1)
-    return dict(color=COLORS["hybrid" if row.endswith("hybrid") else "ce"], ls="--" if "attention" in row else "-", lw=1 if "attention" in row else 1.5)
+    if row.startswith("Ours"): return dict(color=COLORS["hybrid" if row.endswith("hybrid") else "ce"], ls="--" if "attention" in row else "-", lw=1 if "attention" in row else 1.5, label=row)
+    return dict(color=f"C{(1, 3, 4)[i % 3]}", ls="-.", lw=1.1, label=row) if row in NAMED else dict(color="0.7", lw=.6, zorder=1)
 
 def _printed_point() -> tuple[float, float]: # 1 - specificity, sensitivity
     model = paper_numbers("VII").query("row == 'Model'").set_index("column").value.astype(float) / 100
@@ -337,7 +340,8 @@ def draw_unseen(
     g = every[row]
     for k in GRADES:
         x = np.sort(g.score[:, g.kl == k].ravel())
-        if len(x): left.step([0, *x, 1], [0, *np.arange(1, len(x) + 1) / len(x), 1], where="post", color=COLORS[f"KL{k}"], lw=1.6 if k in (0, 2) else 1.2, ls="-" if k in (0, 2) else (0, (4, 1.5)), label=f"KL-{k}" + ("" if k in (0, 2) else ", never seen"))
+        look = dict(lw=1.6, label=f"KL-{k}") if k in (0, 2) else dict(lw=1.2, ls=(0, (4, 1.5)), label=f"KL-{k}, never seen")
+        if len(x): left.step([0, *x, 1], [0, *np.arange(1, len(x) + 1) / len(x), 1], where="post", color=COLORS[f"KL{k}"], **look)
     left.axvline(.5, color="0.6", lw=.8, ls=":")
     left.set(xlabel="probability of KL-2", ylabel="share of knees at or below", title=row, xlim=(0, 1), ylim=(0, 1.01))
     left.legend(loc="upper center", bbox_to_anchor=(.5, -.22), ncols=2)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics
 
-from koa_repro import roc
+from koa_repro import roc, runs
 from koa_repro.data import GRADES, load_knees
 from koa_repro.house import manifests
 from koa_repro.model import SiameseGAP
@@ -161,15 +161,26 @@ def test_specs_know_the_tables_and_the_papers_networks(study, monkeypatch):
 
 def test_rows_are_found_and_never_trained(study, monkeypatch):
     monkeypatch.setitem(NETWORKS, "tiulpin", lambda classes=2: SiameseGAP(classes))
-    monkeypatch.setitem(NETWORKS, "another", lambda classes=2: SiameseGAP(classes))
     specs = roc_specs(study)
     write(specs["two grades"]["tiulpin"][1], study.runs, made_up((0, 2)))
+    assert roc_rows(study, specs)["two grades"]["tiulpin"] == [None, None]  # by reference, no other store is looked into
+    monkeypatch.setattr(runs, "references", lambda: study.runs)
     rows = roc_rows(study, specs)
     assert [r is not None for r in rows["two grades"]["tiulpin"]] == [False, True] and rows["five grades"]["tiulpin"] == [None, None]
-    assert "another" not in rows["two grades"] and not any(rows["two grades"][LEAD])
+    assert all(name in roc.NAMED or name.startswith("Ours") for name in rows["two grades"]) and not any(rows["two grades"][LEAD])
     table = auc_table("two grades", {"tiulpin": rows["two grades"]["tiulpin"], LEAD: [None, None]}, 2, 200)
     assert table.runs_done.tolist() == [1, 0] and table.paper.tolist() == [.87, .90] and np.isnan(table.auc[1])
     assert show_auc(table)["ours, AUC"][1] == "not run"
+
+
+def test_the_picture_names_ours_and_the_papers_and_greys_the_rest(study):
+    p = made_up((0, 2))
+    line = dict(task="two grades", auc=.8, auc_low=.7, auc_high=.9, sensitivity=.7, specificity=.8, runs_done=1)
+    table = pd.DataFrame([line | dict(row=r) for r in (LEAD, "tiulpin", "vgg-11", "vgg-13")] + [dict(task="five grades", row=LEAD, runs_done=0)])
+    fig = draw_roc(table, {("two grades", r): roc_band(p, 200) for r in table.row.unique()}, "made up")
+    words = [t.get_text() for t in fig.axes[3].get_legend().get_texts()]
+    assert f"{LEAD}: 0.80 [0.70, 0.90]" in words and "thin grey: 2 other networks" in words and not any("vgg" in w for w in words)
+    assert [t.get_text() for t in fig.axes[0].texts] == ["not run"]
 
 
 def test_nothing_run_is_a_table_and_a_picture_that_say_so(study):
