@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
-from .ablation import _shared, aligned, rows_of
+from .ablation import aligned, rows_of, shared_seeds
 from .claims import claim, decide, paper_numbers, together, verdict
 from .data import GRADES, KneeSet
 from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
@@ -160,7 +160,7 @@ def couples(
     first: str = LEAD,
 ) -> dict[str, tuple[Predictions, Predictions]]: # other row -> (first, other)
     "The first row beside each other row, for the trainings whose seeds both have, all on the same knees."
-    shared = {f"{name}/{i}": frames for name in rows if name != first for i, frames in enumerate(_shared(rows, first, name))}
+    shared = {f"{name}/{i}": frames for name in rows if name != first for i, frames in enumerate(shared_seeds(rows, first, name))}
     found = stack(shared) if shared else {}
     return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name in rows if f"{name}/0" in found}
 
