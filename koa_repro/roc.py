@@ -138,7 +138,7 @@ def draw_roc(
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
         absent = "; ".join(r if r == LEAD else NAMED.get(r, r) for r in part.index[part.runs_done == 0])
         unnamed = sum(r not in NAMED and not r.startswith("Ours") for r in part.index)
-        words = [*([f"thin grey: {unnamed} other networks"] if unnamed else []), "paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
+        words = [*([f"other networks, thin grey: {unnamed}"] if unnamed else []), "paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
         for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 46))
         ax.set(xlabel="1 - specificity", title=name, aspect="equal", xlim=(-.02, 1.02), ylim=(-.02, 1.02))
         under.axis("off"); under.legend(*ax.get_legend_handles_labels(), loc="upper center", fontsize=7, handlelength=1.8)

@@ -179,7 +179,7 @@ def test_the_picture_names_ours_and_the_papers_and_greys_the_rest(study):
     table = pd.DataFrame([line | dict(row=r) for r in (LEAD, "tiulpin", "vgg-11", "vgg-13")] + [dict(task="five grades", row=LEAD, runs_done=0)])
     fig = draw_roc(table, {("two grades", r): roc_band(p, 200) for r in table.row.unique()}, "made up")
     words = [t.get_text() for t in fig.axes[3].get_legend().get_texts()]
-    assert f"{LEAD}: 0.80 [0.70, 0.90]" in words and "thin grey: 2 other networks" in words and not any("vgg" in w for w in words)
+    assert f"{LEAD}: 0.80 [0.70, 0.90]" in words and "other networks, thin grey: 2" in words and not any("vgg" in w for w in words)
     assert [t.get_text() for t in fig.axes[0].texts] == ["not run"]
 
 
