@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLACEMENTS', 'placed', 'pooling_specs', 'rows_of', 'aligned', 'pooling_table', 'show', 'pooling_differences',
-           'difference_table', 'draw_pooling', 'pooling_claims']
+           'shared_seeds', 'difference_table', 'draw_pooling', 'pooling_claims']
 
 # %% ../nbs/20_table3_pooling.ipynb #967ce8ac
 import textwrap
@@ -77,7 +77,7 @@ def pooling_differences(
     "Paired accuracy differences GAP - GMP over seeds and participants, and four levels against the last alone."
     pairs = {placed(p): (f"gap {placed(p)}", f"gmp {placed(p)}") for p in PLACEMENTS}
     pairs["P1+P2+P3+P4 - P4"] = ("gap P1+P2+P3+P4", "gap P4")
-    shared = {f"{k}/{i}": frames for k, names in pairs.items() for i, frames in enumerate(_shared(rows, *names))}
+    shared = {f"{k}/{i}": frames for k, names in pairs.items() for i, frames in enumerate(shared_seeds(rows, *names))}
     if not shared: return {}
     runs, found = stack(shared), {}  # all at once, so that every difference is taken on the same knees
     drawn = draws(next(iter(runs.values())).participant, n)
@@ -86,7 +86,10 @@ def pooling_differences(
         found["mean"] = mean_difference([couples[placed(p)] for p in PLACEMENTS], drawn=drawn)
     return found | {k: mean_difference([c], drawn=drawn) for k, c in couples.items()}
 
-def _shared(rows, a, b) -> list:
+def shared_seeds(
+    rows: Mapping[str, Sequence[Run | None]],
+    a: str, b: str, # two rows
+) -> list: # [frames of a, frames of b], or nothing
     "Predictions of both rows for the seeds that both have; nothing where there is none."
     both = [(x.predictions(), y.predictions()) for x, y in zip(rows[a], rows[b]) if x and y]
     return [list(side) for side in zip(*both)]

@@ -94,7 +94,7 @@ def train(
     return [p for p in kept if p / "spec.json" not in before]
 
 # %% ../nbs/34_reference.ipynb #34994c30
-CODE = ("__init__", "views", "model", "partition", "losses", "training", "specs", "bare") # all that the far side needs of this library
+CODE = ("__init__", "views", "model", "partition", "losses", "training", "comparators", "specs", "bare") # all that the far side needs of this library
 PART = 60_000_000 # bytes of a part, at most
 
 def pack(

@@ -20,12 +20,13 @@ from filelock import FileLock
 from torch import nn
 from tqdm import tqdm
 
+from .comparators import fitting
 from .data import KneeSet, load_knees, assign_splits, fingerprint
 from .house import manifests, repository, place, writable, provenance, processor
 from .phantom import make_knees
 from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
 from .training import PER_GPU, Recipe, Trainer, fit, outcome
-from .views import DeviceKnees
+from .views import DeviceKnees, view_of
 
 # %% ../nbs/12_runs.ipynb #bda0a26d
 def knees_id(
@@ -187,7 +188,7 @@ def reopen(
 ) -> tuple[nn.Module, DeviceKnees]:
     "A run's network, in evaluation mode on the processor, and these knees as it sees them."
     model = run.model(weights)
-    return model, DeviceKnees(knees, "cpu", run.spec.recipe.pixels, model.scale)
+    return model, DeviceKnees(knees, "cpu", run.spec.recipe.pixels, model.scale, view_of(model))
 
 def derived(
     run: Run,
@@ -370,6 +371,10 @@ class Study:
         "Whether claims may be decided: real knees, and a profile that may decide."
         return self.real and self.settings.verdict
     @property
+    def published(self) -> bool:
+        "Whether the knees are those of the published set, by the manifest's hash."
+        return self.real and study_spec(self).knees == study_spec(replace(self, data="reference")).knees
+    @property
     def withheld(self) -> str:
         "Why no claim may be decided, in a sentence; empty where one may."
         if self.verdict: return ""
@@ -415,10 +420,12 @@ def study_spec(
     seed: int = 0,
     grades: Sequence[int] = (0, 2),
     split: str = "official",
-    **changes, # any other field of RunSpec; `options` are added to the profile's
+    **changes, # any other field of RunSpec; `options` are added to those that the network needs at the profile's pixels
 ) -> RunSpec:
     "The spec of one of a study's runs: the profile's recipe and the study's knees."
-    options = study.settings.options | dict(changes.pop("options", {}))
+    network = changes.get("network", RunSpec.network)
+    needed = study.settings.options if network == RunSpec.network else fitting(network, study.settings.recipe.pixels)
+    options = needed | dict(changes.pop("options", {}))
     key = (study.data, study.settings.phantom, tuple(grades), split)
     if key not in _ids: _ids[key] = knees_id(study_frame(study, grades, split), grades)
     return RunSpec(_ids[key], tuple(grades), split, options=options, seed=seed, **({"recipe": study.settings.recipe} | changes))

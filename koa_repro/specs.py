@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields, asdict, is_dataclass
 import torch
 from torch import nn
 
+from .comparators import COMPARATORS
 from .losses import HybridLoss
 from .model import SiameseGAP
 from .training import Recipe, resolve_precision
 
 # %% ../nbs/11_specs.ipynb #9fd744f0
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"siamese-gap": SiameseGAP}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"siamese-gap": SiameseGAP} | COMPARATORS
 LOSSES: dict[str, Callable[..., nn.Module]] = {"ce": nn.CrossEntropyLoss, "hybrid": HybridLoss}
 REVISION = 1 # of the engine; raised by hand when a mended bug changes results
 

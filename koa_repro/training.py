@@ -19,7 +19,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .partition import partition
-from .views import DeviceKnees, PATCH
+from .views import DeviceKnees, PATCH, view_of
 
 # %% ../nbs/10_training.ipynb #2c0d5529
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recipe:
     brightness: tuple = (.7, 1.3) # factor, uniform
     gamma: tuple = (.5, 2.) # exponent, log-uniform
     targets: str = "epoch" # when c_k (eq. 6) is renewed: every "epoch", or every "batch" from a validation batch; "slice": every epoch, from training knees set aside
-    pixels: int = PATCH # side of the patches that the network reads; 128 in the paper
+    pixels: int = PATCH # side of the patches that the network reads, 128 in the paper; other views shrink with it
 
     def __post_init__(self):
         if self.schedule not in ("constant", "onecycle"): raise ValueError(f"schedule={self.schedule!r} is not known: choose constant or onecycle.")
@@ -115,9 +115,8 @@ class _Steps:
         aside = set_aside(train, seed) if recipe.targets == "slice" else None
         if aside is not None: train, aside = train.select(~aside), train.select(aside)
         self.labels = np.asarray(train.label)
-        self.train = DeviceKnees(train, self.device, recipe.pixels)
-        self.val = DeviceKnees(val, self.device, recipe.pixels, self.train.scale)
-        self.aside = None if aside is None else DeviceKnees(aside, self.device, recipe.pixels, self.train.scale)
+        self.train = DeviceKnees(train, self.device, recipe.pixels, view=view_of(model))
+        self.val, self.aside = (None if part is None else DeviceKnees(part, self.device, recipe.pixels, self.train.scale, self.train.view) for part in (val, aside))
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.loss = loss.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
@@ -134,6 +133,7 @@ class _Steps:
         labels, views = self.train.labels[index], self.train.views(index, change)
         with self.autocast(): logits = self.model(*views)
         loss = self.loss(logits.float(), labels)
+        if hasattr(self.model, "auxiliary"): loss = loss + self.model.auxiliary(labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -254,7 +254,7 @@ def outcome(
     knees, # the `KneeSet` to predict
 ) -> dict[str, np.ndarray]: # "best" and "last" -> (N, K) softmax, float32
     "What a training comes to: predictions in single precision, with the weights that did best on validation and with the last."
-    on_device = DeviceKnees(knees, trainer.device, trainer.recipe.pixels, trainer.train.scale)
+    on_device = DeviceKnees(knees, trainer.device, trainer.recipe.pixels, trainer.train.scale, trainer.train.view)
     found = {}
     for name, weights in dict(best=trainer.best["model"], last=trainer.weights()).items():
         trainer.model.load_state_dict(weights)
