@@ -6,13 +6,14 @@
 __all__ = ['NEIGHBOURS', 'MEASURES', 'METHODS', 'STARTS', 'SHOWN', 'feature_specs', 'batches', 'feature_frame', 'Features',
            'feature_sets', 'scatter_ratio', 'standardised', 'neighbours_right', 'separation_parts', 'separations',
            'separation_table', 'show_separation', 'turned', 'feature_claims', 'embed', 'embedding_frame', 'embeddings',
-           'middle', 'draw_features', 'picture_luck', 'depth_frame', 'attention_frame', 'looked_at', 'depth_shares',
-           'depth_table', 'mean_maps', 'draw_maps']
+           'middle', 'draw_features', 'picture_luck', 'look_frames', 'looked_at', 'depth_shares', 'depth_table',
+           'mean_maps', 'draw_maps']
 
 # %% ../nbs/24_fig6_features.ipynb #10c6058e
 import textwrap, warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -199,7 +200,7 @@ def draw_features(
     title: str, # which knees, how thoroughly
 ):
     "Fig. 6 with UMAP beside it, and the silhouettes of all pictures beside that of the features themselves."
-    fig, axes = plt.subplot_mosaic([["ce tsne", "ce umap", "all"], ["hybrid tsne", "hybrid umap", "all"]], figsize=(PAGE, 4.2), width_ratios=(1, 1, .85))
+    fig, axes = plt.subplot_mosaic([["ce tsne", "ce umap", "all"], ["hybrid tsne", "hybrid umap", "all"]], figsize=(PAGE, 4.2), width_ratios=(1, 1, .85), dpi=80) # shown small, saved large
     for loss, s in sets.items():
         for method, name in METHODS.items():
             ax, p = axes[f"{loss} {method}"], middle(pictures[(pictures.loss == loss) & (pictures.method == method) & (pictures.seed == s.runs[0].spec.seed)])
@@ -239,24 +240,20 @@ def picture_luck(
 def _maps(run: Run, knees: KneeSet) -> Iterator[tuple[np.ndarray, ClassMap]]:
     for model, index, views in batches(run, knees): yield index.numpy(), class_map(model, *views)
 
-def depth_frame(
+def look_frames(
     run: Run, # with its weights
     knees: KneeSet,
-) -> pd.DataFrame: # file, bias, and "block patch" for every depth and patch: what it adds to the logit of KL-2 less that of KL-0
-    "Each knee's difference of logits, by depth and patch."
-    parts = [pd.DataFrame({"file": knees.file[i], "bias": float(m.bias[1] - m.bias[0])} | {f"{p} {patch}": x.sum((1, 2)).numpy() for (p, patch), x in m.between().items()}) for i, m in _maps(run, knees)]
-    return pd.concat(parts, ignore_index=True).astype({c: np.float32 for c in parts[0] if c != "file"})
-
-def attention_frame(
-    run: Run, # with its weights
-    knees: KneeSet,
-) -> pd.DataFrame: # kl, block, patch, values (h x w, flat, float32)
-    "The mean class map of each grade, by depth and patch."
-    sums = {}
+) -> tuple[pd.DataFrame, pd.DataFrame]: # file, bias, "block patch" ...: what each adds to a knee's logit of KL-2 less that of KL-0; kl, block, patch, values (h x w, flat): the mean map of each grade
+    "Each knee's difference of logits by depth and patch, and the mean class map of each grade."
+    lines, sums = [], {}
     for index, found in _maps(run, knees):
-        for (p, patch), x in found.between().items():
-            for grade in np.unique(kl := knees.kl[index]): sums[grade, p, patch] = sums.get((grade, p, patch), 0) + x.numpy()[kl == grade].sum(0)
-    return pd.DataFrame([dict(kl=g, block=p, patch=patch, values=(x / (knees.kl == g).sum()).astype(np.float32).ravel()) for (g, p, patch), x in sorted(sums.items())])
+        parts, kl = {k: x.numpy() for k, x in found.between().items()}, knees.kl[index]
+        lines.append(pd.DataFrame({"file": knees.file[index], "bias": float(found.bias[1] - found.bias[0])} | {f"{p} {patch}": x.sum((1, 2)) for (p, patch), x in parts.items()}))
+        for key, x in parts.items():
+            for grade in np.unique(kl): sums[grade, *key] = sums.get((grade, *key), 0) + x[kl == grade].sum(0)
+    depths = pd.concat(lines, ignore_index=True)
+    maps = [dict(kl=g, block=p, patch=patch, values=(x / (knees.kl == g).sum()).astype(np.float32).ravel()) for (g, p, patch), x in sorted(sums.items())]
+    return depths.astype({c: np.float32 for c in depths if c != "file"}), pd.DataFrame(maps)
 
 def looked_at(
     study: Study,
@@ -264,8 +261,8 @@ def looked_at(
 ) -> dict[str, list[tuple]]: # loss -> (depths, indexed by file; mean maps) of each training; empty where one is missing
     "Both tables of every run that has features."
     def both(run):
-        knees = lambda: study_knees(study, run.spec.grades, run.spec.split).where(split="test")
-        depths, maps = derived(run, "depths", lambda r: depth_frame(r, knees())), derived(run, "attention", lambda r: attention_frame(r, knees()))
+        frames = cache(lambda: look_frames(run, study_knees(study, run.spec.grades, run.spec.split).where(split="test")))
+        depths, maps = derived(run, "depths", lambda _: frames()[0]), derived(run, "attention", lambda _: frames()[1])
         return None if depths is None or maps is None else (depths.set_index("file").astype(float), maps)
     found = {loss: [both(run) for run in s.runs] for loss, s in sets.items()}
     return found if found and all(all(pair is not None for pair in row) for row in found.values()) else {}
@@ -323,15 +320,16 @@ def draw_maps(
     low, high = min(k for k, _ in maps["ce"]), max(k for k, _ in maps["ce"])
     for m in maps.values(): m.update({("gap", b): m[high, b] - m[low, b] for k, b in list(m) if k == low})
     blocks = [b for k, b in maps["ce"] if k == "gap" and b is not None]
-    fig = plt.figure(figsize=(PAGE, 4.6))
+    fig = plt.figure(figsize=(PAGE, 5.2), dpi=70) # shown small, saved large
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.25, 1))
-    names = {low: f"KL-{low} knees", high: f"KL-{high} knees", "gap": f"KL-{high} less KL-{low}"}
-    _lines(top, maps, [(low, None), (high, None), ("gap", None)], names, bar=True)
-    _lines(bottom, maps, [("gap", b) for b in blocks], names, bar=False)
+    gap = f"KL-{high} less KL-{low}"
+    _lines(top, maps, {(low, None): f"KL-{low} knees", (high, None): f"KL-{high} knees", ("gap", None): gap}, bar=True)
+    _lines(bottom, maps, {("gap", b): f"block {b}" for b in blocks}, bar=False)
+    bottom.suptitle(f"{gap}, by depth, each column on its own scale", fontsize=9)
     fig.suptitle(textwrap.fill(f"What the losses look at: {title}", 100), fontsize=8)
     return fig
 
-def _lines(fig, maps, columns, names, bar):
+def _lines(fig, maps, columns, bar):
     "A line a loss; all of a line's panels on one scale, or each column on its own."
     axes = fig.subplots(len(maps), len(columns), squeeze=False)
     for i, (loss, m) in enumerate(maps.items()):
@@ -339,6 +337,6 @@ def _lines(fig, maps, columns, names, bar):
         for ax, key in zip(axes[i], columns):
             limit = strongest([x[c] for x in maps.values() for c in (columns if bar else [key])])
             shown = draw_class_map(ax, m[key], limit=limit, rows=SHOWN)
-            if i == 0: ax.set_title(names[key[0]] if bar else f"{names[key[0]]}, block {key[1]}", fontsize=8)
+            if i == 0: ax.set_title(columns[key], fontsize=8)
             ax.set_xlabel(f"sum {m[key].sum():+.2f}", fontsize=7, labelpad=1)
     if bar: fig.colorbar(shown, ax=axes, shrink=.8, label="per pixel, in spreads\nof the logit difference")
