@@ -26,10 +26,10 @@ from .views import COLUMNS, PATCH, ROI, ROWS
 # %% ../nbs/18_explain.ipynb #350a3be4
 @dataclass(frozen=True)
 class MapGrid:
-    "Where the pixels of a block's square map lie in a patch of 128 x 128: pixel i is centred at `start + i * step`, and sees `field` pixels around that."
+    "Where the pixels of a block's square map lie in a patch of 128 x 128: pixel i is centred at `start + i * step`, and sees at most `field` pixels around that."
     start: float # of pixel 0, in patch pixels; the first patch pixel is 0
     step: int # from one pixel to the next: also the side of its cell
-    field: int # side of what it sees, where the patch goes on so far
+    field: int # side of what it sees, as far as the patch goes on
     side: int # pixels of the map
 
     @property

@@ -212,7 +212,7 @@ def _hits(ax, epochs, chance):
         ax.fill_between(part.epoch, 100 * part.low, 100 * part.high, color=COLORS[loss], alpha=.15, lw=0)
     for y, name, style in ((epochs[epochs.loss == "best judge"].estimate.iloc[0], "best judge of the signs", "--"), (chance, "chance", ":")):
         ax.axhline(100 * y, color="0.4", ls=style, lw=.9); ax.text(ax.get_xlim()[1], 100 * y + 1, name, ha="right", va="bottom", fontsize=7, color="0.3")
-    ax.set(xlabel="epoch", ylabel="of the low set, in the readers'\nlow set (%)", title="are the doubtful found?", ylim=(0, None))
+    ax.set(xlabel="epoch", ylabel="share of the low set (%)", title="in the readers' low set too", ylim=(0, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 def _beside(ax, scores, facts):
@@ -223,4 +223,4 @@ def _beside(ax, scores, facts):
     for (kind, s), marker, color in zip(scores.items(), "os^", (COLORS["ce"], COLORS["hybrid"], COLORS["low"])):
         ax.plot(full, mean(s), marker + "-", ms=4, lw=.8, color=color, label=KINDS[kind])
     ax.set(xticks=full, xticklabels=[f"{100 * BINS[k]:.0f}-{100 * BINS[k + 1]:.0f}\n{(place == k).sum()}" for k in full], ylim=(0, 103),
-           xlabel="readers' confidence (%), and knees", ylabel="mean confidence in the label (%)", title="unseen knees")
+           xlabel="readers' confidence (%), and knees", ylabel="mean confidence (%)", title="unseen knees")
