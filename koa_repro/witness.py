@@ -104,7 +104,10 @@ def low_found(
 ) -> Callable: # weights (b, N) -> (b, S)
     "Share of the network's low set that is in the readers', as a function of the knees' weights."
     low = np.stack([sets_of(s, label) == code for s in scores]).astype(float)
-    return lambda w: (w * doubtful) @ low.T / (w @ low.T)
+    return lambda w: _share((w * doubtful) @ low.T, w @ low.T)
+
+def _share(part, whole): # NaN where a resample has none of the set; such a resample is left out
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 def doubt_in(
     scores: np.ndarray, # (S, N)
@@ -113,7 +116,7 @@ def doubt_in(
 ) -> Callable:
     "The readers' mean doubt about the knees of one set of the network's partition."
     member, doubt = np.stack([sets_of(s, facts.label) == code for s in scores]).astype(float), 1 - facts.readers.to_numpy()
-    return lambda w: (w * doubt) @ member.T / (w @ member.T)
+    return lambda w: _share((w * doubt) @ member.T, w @ member.T)
 
 def low_by_epoch(
     confidences: Mapping[str, np.ndarray], # loss -> (S, E, N) of the training knees
