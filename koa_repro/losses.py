@@ -83,9 +83,11 @@ class _AverageConfidence(nn.Module):
 
     def target_mass(self) -> Tensor:
         "Mass (K,) that the divergence's target gives to each grade: c_k, or 1 (cross-entropy) before the first value and under the guard."
+        return torch.where(self._ready(), self.class_confidence, 1.)
+
+    def _ready(self) -> Tensor: # scalar bool: c_k may serve as a target
         c = self.class_confidence
-        ready = (c > 1 / self.classes).all() if self.guard else ~c.isnan().any()
-        return torch.where(ready, c, 1.)
+        return (c > 1 / self.classes).all() if self.guard else ~c.isnan().any()
 
     def _check_columns(self, logits):
         if logits.ndim == 2 and logits.shape[1] != self.classes:
@@ -110,7 +112,7 @@ def _printed(logp, labels, codes, smoothing, class_confidence, mask): # -> (B,)
 
 # %% ../nbs/08_losses.ipynb #efb66d8c
 REDUCTIONS = ("batch", "sum", "mean")
-ORDERS = ("confidence", "random")
+ORDERS = ("confidence", "random", "adaptive")
 
 def _check_settings(classes, ratio, smoothing, weights, reading, reduction, order):
     number = lambda x: isinstance(x, Real) and not isinstance(x, bool)
@@ -150,17 +152,28 @@ class HybridLoss(_AverageConfidence):
         reading: str = "intended", # or "printed-onehot" or "printed-mask"
         reduction: str = "batch", # or "sum" or "mean", of each subset
         guard: bool = True, # cross-entropy for M while any c_k is at or below 1/K (intended reading only)
-        order: str = "confidence", # what H, M and L are cut by; "random" is a control: sets of the same sizes, drawn by lot within each grade
+        order: str = "confidence", # how H, M and L are cut; "random": the same sizes by lot within each grade; "adaptive": at c_k and 1/K
     ):
         _check_settings(classes, ratio, smoothing, weights, reading, reduction, order)
         super().__init__(classes, guard)
         self.ratio, self.smoothing, self.weights = tuple(map(int, ratio)), float(smoothing), tuple(map(float, weights))
         self.reading, self.reduction, self.order = reading, reduction, order
+        self.register_buffer("taken", torch.zeros(3), persistent=False)
 
     def cut(self, confidence: Tensor, labels: Tensor) -> Tensor: # (B,), (B,) -> (B,)
         "H, M and L of a batch: 0, 1, 2."
-        by = confidence if self.order == "confidence" else torch.rand_like(confidence)
-        return partition(by, labels, self.ratio, validate=False)
+        codes = partition(torch.rand_like(confidence) if self.order == "random" else confidence, labels, self.ratio, validate=False)
+        if self.order != "adaptive": return codes
+        c_k = self.class_confidence.to(confidence.dtype)
+        wrong = c_k.clamp_max(1 / self.classes)
+        codes = torch.where(self._ready(), (confidence < c_k[labels]).long() + (confidence < wrong[labels]).long(), codes)
+        self.taken += (codes == torch.arange(3, device=codes.device)[:, None]).sum(1)
+        return codes
+
+    def report(self) -> dict: # lambda_high, lambda_medium, lambda_low; empty unless adaptive
+        "Shares of H, M and L since the last report."
+        taken, _ = self.taken.tolist(), self.taken.zero_()
+        return {f"lambda_{name}": n / max(sum(taken), 1) for name, n in zip(("high", "medium", "low"), taken)} if self.order == "adaptive" else {}
 
     def terms(self, logits: Tensor, labels: Tensor, codes: Tensor | None = None) -> Terms:
         "The loss with its three parts, the codes (drawn anew unless given), the confidences and each sample's term."

@@ -176,7 +176,7 @@ class Trainer(_Steps):
         val_logits = self.observe(torch.arange(len(self.val), device=self.device))
         if not torch.isfinite(val_logits).all(): raise NonFiniteLoss(f"The validation logits are no numbers after epoch {self.epoch + 1}: lower the learning rate.")
         row = dict(epoch=self.epoch + 1, loss=losses.mean().item(), seconds=seconds, knees_a_second=labels.numel() / seconds,
-                   **summarise(logits, labels, getattr(self.loss, "ratio", (7, 2, 1))), **{f"target_{k}": c for k, c in enumerate(aim)},
+                   **summarise(logits, labels, getattr(self.loss, "ratio", (7, 2, 1))), **{f"target_{k}": c for k, c in enumerate(aim)}, **getattr(self.loss, "report", dict)(),
                    **validation(val_logits, self.val.labels))
         self.history.append(row); self.epoch += 1
         if self.best is None or row["val_accuracy"] >= self.best["val_accuracy"]:  # ties to the later epoch

@@ -10,7 +10,7 @@ from koa_repro.partition import confidence, partition, sizes
 from koa_repro.phantom import make_knees
 from koa_repro.runs import Study, references, study_spec
 from koa_repro.specs import build_loss, build_network, read_spec
-from koa_repro.training import Recipe, Trainer, fit
+from koa_repro.training import Recipe, Trainer, draw_epoch, fit
 
 RATIOS = st.sampled_from([(7, 2, 1), (6, 3, 1), (8, 1, 1), (1, 1, 1), (0, 1, 0), (1, 0, 3)])
 
@@ -251,3 +251,33 @@ def test_controls_are_plain_options():
     assert specs[0].id == specs[1].id != specs[2].id
     kept = list(references().glob("*/spec.json"))
     assert kept and all(read_spec(f.read_text()).id == f.parent.name for f in kept)
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(0, 40), K=st.integers(2, 5), seed=st.integers(0, 10**6), guard=st.booleans(), least=st.sampled_from([0., .3, .6]))
+def test_adaptive_sets_are_those_between_the_thresholds(n, K, seed, guard, least):
+    x, y = batch(n, K, seed)
+    loss = HybridLoss(K, order="adaptive", guard=guard)
+    loss.class_confidence.copy_(least + (1 - least) * torch.rand(K, generator=torch.Generator().manual_seed(seed)))
+    c, c_k = x.softmax(1)[torch.arange(n), y].tolist(), loss.class_confidence.double().tolist()
+    codes = [0 if a >= c_k[k] else 1 if a >= 1 / K else 2 for a, k in zip(c, y.tolist())]
+    if guard and min(c_k) <= 1 / K: codes = HybridLoss(K).terms(x, y).codes.tolist()
+    t = loss.terms(x, y)
+    assert t.codes.tolist() == codes
+    shares = loss.report()
+    assert [round(v * n) for v in shares.values()] == [codes.count(s) for s in range(3)] and set(loss.report().values()) == {0}
+
+def test_adaptive_starts_at_the_ratio_and_then_follows(tmp_path):
+    "Before the first c_k the ratio cuts; interrupted or not, the history tells the same shares."
+    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
+    spec = study_spec(Study(), loss="hybrid", loss_options=dict(order="adaptive", guard=False), recipe=recipe)
+    make = lambda: Trainer(build_network(spec), build_loss(spec), knees, recipe, device="cpu")
+    whole = fit(make(), progress=False)
+    fit(make(), tmp_path / "half.pt", progress=False, until=1); again = fit(make(), tmp_path / "half.pt", progress=False)
+    rows = [[r[f"lambda_{s}"] for s in ("high", "medium", "low")] for r in whole.history]
+    assert rows == [[r[f"lambda_{s}"] for s in ("high", "medium", "low")] for r in again.history]
+    sized = torch.zeros(3)
+    for part in whole.train.labels[torch.from_numpy(draw_epoch(whole.labels, recipe, 0, 0)[0])]:
+        for k in (0, 1): sized += torch.tensor(sizes(int((part == k).sum())))
+    assert rows[0] == pytest.approx((sized / sized.sum()).tolist()) and rows[1] != pytest.approx(rows[0])
+    assert list(build_loss(spec).state_dict()) == ["class_confidence"] and "lambda_high" not in fit(
+        Trainer(build_network(spec), HybridLoss(), knees, recipe, device="cpu"), progress=False, until=1).history[0]

@@ -1,0 +1,223 @@
+"""Choices are made on validation knees, a killed search loses and repeats nothing, and halving, grid and contest add up."""
+import itertools, json, signal, subprocess, sys, time
+from types import SimpleNamespace
+
+import numpy as np, pandas as pd, pytest
+from hypothesis import given, settings, strategies as st
+from optuna.trial import TrialState
+
+from koa_repro import hyperparameters
+from koa_repro.contest import best_of, both_difference, budget, ce_setting, chances, contest_spec, curve_table, curves, hybrid_setting, winners
+from koa_repro.hyperparameters import TRIPLES, asked, choose, grid_claims, grid_cost, grid_specs, grid_table, optimism, row_differences, row_predictions
+from koa_repro.reference import table5_options
+from koa_repro.runs import Study, find
+from koa_repro.search import complete, every_third, halve, halved, halving_table, open_search, rungs, scale_of, scaled_spec, whole_parts
+from koa_repro.stats import draws
+
+N = 200 # knees of a split, two a participant
+
+def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
+    "A made-up run with these accuracies, the errors drawn with the seed."
+    rng, parts = np.random.default_rng(seed), []
+    for split, share in (("val", val), ("test", test)):
+        right = rng.permutation(N) < round(share * N)
+        label = np.arange(N) // 2 % 2
+        p1 = np.where(right == (label == 1), .8, .2)
+        parts.append(pd.DataFrame(dict(file=[f"{split}{i}" for i in range(N)], participant=[f"{split}{i // 2}" for i in range(N)], side="L", kl=2 * label,
+                                       label=label, split=split, p0=1 - p1, p1=p1)))
+    return SimpleNamespace(predictions=lambda weights="best": pd.concat(parts, ignore_index=True))
+
+def grid(cells, seeds=1):
+    "The whole grid as `grid_runs` gives it, with these cells run: (row, triple) -> (val, test)."
+    number = itertools.count()
+    return {(row, t): [run(*cells[row, t], next(number)) if (row, t) in cells else None for _ in range(seeds)] for row in table5_options() for t in TRIPLES}
+
+A, B = "7:2:1 eps 0.15", "6:3:1 eps 0.15"
+
+def test_the_choice_is_made_on_validation():
+    rows = grid({(A, TRIPLES[0]): (.80, .90), (A, TRIPLES[1]): (.85, .70), (A, TRIPLES[2]): (.70, .95)})
+    line = grid_table(rows, n=200).set_index("row").loc[A]
+    say = lambda t: ", ".join(f"{w:.1f}" for w in t)
+    assert line.triple == say(TRIPLES[1]) and line.validation == pytest.approx(85) and line.test == pytest.approx(70)
+    assert line.triple_on_test == say(TRIPLES[2]) and line.best_on_test == pytest.approx(95) and line.gain == pytest.approx(25) and line.triples_done == 3
+    rest = grid_table(rows, n=200).set_index("row").drop(A)
+    assert (rest.triples_done == 0).all() and rest.test.isna().all() and rest.triple.isna().all()
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(100, 199), st.integers(100, 199)), min_size=1, max_size=5))
+def test_test_knees_have_no_part_in_the_choice(pairs):
+    first, second = (grid({(A, t): (v / N, w) for t, (v, w) in zip(TRIPLES, [(v, f(w)) for v, w in pairs])}) for f in (lambda w: w / N, lambda w: 1 - w / N))
+    chosen = [choose(row_predictions(rows, A, "val")) for rows in (first, second)]
+    assert chosen[0] == chosen[1] and pairs[TRIPLES.index(chosen[0])][0] == max(v for v, _ in pairs)
+
+def test_triples_of_a_row_are_judged_on_shared_seeds():
+    rows = grid({(A, TRIPLES[0]): (.8, .8), (A, TRIPLES[1]): (.7, .7)}, seeds=3)
+    rows[A, TRIPLES[0]][1] = None; rows[A, TRIPLES[1]][2] = None
+    assert {p.seeds for p in row_predictions(rows, A, "test").values()} == {1}
+    rows[A, TRIPLES[0]][0] = None
+    assert row_predictions(rows, A, "test") == {} and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
+
+def test_optimism_is_of_the_choice():
+    rng = np.random.default_rng(0)
+    equal = {t: row_predictions({(A, t): [run(.8, .8, int(rng.integers(1 << 30)))]}, A, "test")[t] for t in TRIPLES}
+    drawn = draws(next(iter(equal.values())).participant, 1000)
+    one, all_ = (optimism(f, drawn).estimate for f in ({TRIPLES[0]: equal[TRIPLES[0]]}, equal))
+    assert abs(one) < .005 and all_ > .03
+
+def test_rows_are_compared_at_equal_numbers_of_triples():
+    cells = {(A, TRIPLES[0]): (.80, .90), (A, TRIPLES[1]): (.85, .70), (B, TRIPLES[3]): (.6, .6)}
+    assert not row_differences(grid(cells), n=100)
+    found = row_differences(grid(cells | {(B, TRIPLES[4]): (.5, .95)}), n=100)
+    assert set(found) == {(A, B, "val"), (A, B, "test")}
+    assert found[A, B, "val"].estimate == pytest.approx(.25) and found[A, B, "test"].estimate == pytest.approx(.10)
+
+@pytest.mark.parametrize("edge, verdicts", [(.10, ("holds", "holds")), (-.10, ("fails", "fails")), (0., ("not decided", "not decided"))])
+def test_claims_of_the_grid_can_go_either_way(edge, verdicts, tmp_path, monkeypatch):
+    monkeypatch.setattr(hyperparameters, "TRIPLES", TRIPLES[:1])
+    best = lambda row: edge * ((row.startswith("7:2:1")) + (row == A))
+    rows = {(row, TRIPLES[0]): [run(.7 + best(row), .7 + best(row), 10 * i + s) for s in range(3)] for i, row in enumerate(table5_options())}
+    study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
+    found = row_differences(rows, n=1000)
+    assert len(found) == 22 and tuple(grid_claims(found, True, study).verdict) == verdicts
+    assert set(grid_claims(found, False, study).verdict) == {"not decided"}  # a thinned grid
+    assert set(grid_claims(found, True, Study(out=str(tmp_path), store=str(tmp_path))).verdict) == {"no verdict"}
+
+def test_a_profile_asks_for_what_it_can_afford(tmp_path):
+    place = dict(store=str(tmp_path), out=str(tmp_path))
+    cells = list(grid_specs(Study(**place)))
+    assert [len(asked(Study(p, "reference", **place), cells)) for p in ("preview", "fast")] == [12, 432] and 4 <= len(asked(Study(**place), cells)) <= 10
+
+def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
+    study = Study("fast", "reference", 1, str(tmp_path), str(tmp_path))
+    spec = next(iter(grid_specs(study).values()))[0]
+    monkeypatch.setattr(hyperparameters, "references", lambda: tmp_path)
+    assert grid_cost().minutes.isna().all() and set(grid_cost().machine) == {"GPU"}
+    (folder := tmp_path / spec.id).mkdir()
+    (folder / "spec.json").write_text(json.dumps(spec.description))
+    pd.DataFrame(dict(seconds=[60., 120.])).to_csv(folder / "history.csv")
+    for device, kind in (("a card", "GPU"), ("some processor", "processor")):
+        (folder / "provenance.json").write_text(json.dumps(dict(device=device, processor="some processor")))
+        cost = grid_cost(2).query("profile == 'fast' and measured == 1")
+        assert list(cost.machine) == [kind] and cost.minutes.item() == 3 and cost.hours.item() == pytest.approx(3 * 864 / 60)
+
+SEARCH = """
+import sys, time
+from pathlib import Path
+from koa_repro.search import PAPERS, loss_options, open_search, work_through
+folder, pace = Path(sys.argv[1]), float(sys.argv[2])
+def value(options, epoch):
+    with open(folder / "log", "a") as f: f.write(f"{epoch} {options}\\n")
+    time.sleep(pace)
+    return -abs(options["smoothing"] - .1) - abs(options["weights"][0] - .3) + epoch / 100
+search = open_search(folder / "s.sqlite3", "s")
+if not search.trials: search.enqueue_trial(PAPERS)
+work_through(search, loss_options, value, [1, 2], 13, seed=3)
+"""
+
+def searched(folder):
+    return open_search(folder / "s.sqlite3", "s").trials
+
+def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
+    "SIGKILL in the middle of a startup trial and of a proposed one; it ends with the trials of a search that was left alone."
+    folders = [tmp_path / n for n in ("alone", "killed")]
+    for f in folders: f.mkdir()
+    subprocess.run([sys.executable, "-c", SEARCH, str(folders[0]), "0"], check=True)
+    for lines in (3, 23):
+        job, until = subprocess.Popen([sys.executable, "-c", SEARCH, str(folders[1]), ".2"]), time.monotonic() + 100
+        log = folders[1] / "log"
+        while not log.exists() or len(log.read_text().splitlines()) < lines:
+            assert job.poll() is None and time.monotonic() < until; time.sleep(.005)
+        job.send_signal(signal.SIGKILL); job.wait()
+        assert [t.state for t in searched(folders[1])].count(TrialState.RUNNING) == 1
+    subprocess.run([sys.executable, "-c", SEARCH, str(folders[1]), "0"], check=True)
+    alone, killed = map(searched, folders)
+    assert all(t.state == TrialState.COMPLETE for t in killed) and [t.params for t in killed] == [t.params for t in alone]
+    assert [t.value for t in killed] == [t.value for t in alone]
+    assert len({tuple(t.params.values()) for t in killed}) == 13
+    evaluated = (folders[1] / "log").read_text().splitlines()
+    assert len(set(evaluated)) == 26 and len(evaluated) <= 26 + 2  # only what was under way is asked for again
+
+def test_a_search_stops_in_time_and_goes_on(tmp_path):
+    "Out of time in the second trial: it stays open, and is the first to be gone on with."
+    from koa_repro.search import work_through
+    left = [3]
+    def value(x, step):
+        left[0] -= 1
+        return None if left[0] < 0 else x
+    search = work_through(open_search(tmp_path / "s.sqlite3", "s"), lambda t: t.suggest_float("x", 0, 1), value, [1, 2], 3)
+    before = search.trials
+    assert [t.state for t in before] == [TrialState.COMPLETE, TrialState.RUNNING]
+    left[0] = 99; again = work_through(open_search(tmp_path / "s.sqlite3", "s"), lambda t: t.suggest_float("x", 0, 1), value, [1, 2], 3)
+    assert all(t.state == TrialState.COMPLETE for t in again.trials) and [t.params for t in again.trials][:2] == [t.params for t in before] and len(again.trials) == 3
+
+def made_up_grid(order): # settings whose ranking never changes ("steady") or is turned over at the end ("turned")
+    levels = np.linspace(.5, .8, 27)
+    values = np.stack([levels - .04 + .01 * e for e in range(9)], 1)
+    if order == "turned": values[:, 0] = .4 - levels / 10
+    return pd.DataFrame(values, index=pd.MultiIndex.from_tuples(TRIPLES[:27], names=["alpha", "beta", "gamma"]))
+
+def test_halving_finds_a_steady_winner_and_misses_a_late_one():
+    steady, turned = (halving_table({0: made_up_grid(o)}, 3, orders=20).iloc[0] for o in ("steady", "turned"))
+    assert steady.same_winner == 1 and steady.lost == 0 and steady.cost < .5 and steady.lost_by_lot == pytest.approx(15)
+    assert turned.same_winner < .5 and turned.lost > 0 and turned.lost_worst <= 30
+    assert rungs(9, 3) == [1, 3, 9] and rungs(8, 2) == [1, 2, 4, 8] and rungs(10, 3) == [1, 3, 9, 10] and rungs(8, 2, 2) == [2, 4, 8]
+
+def test_halving_counts_what_it_trains():
+    asked_for = {}
+    def value(i, epoch):
+        asked_for[i] = epoch; return made_up_grid("steady").to_numpy()[i, epoch - 1]
+    search = halve(value, 27, 9, 3)
+    assert halved(search)["epochs"] == sum(asked_for.values()) and set(asked_for) == set(range(27)) and halved(search)["winner"] == 26
+
+def test_complete_takes_whole_trainings_only():
+    history = pd.DataFrame([dict(seed=0, alpha=a, beta=.1, gamma=.1, epoch=e, val_accuracy=.5 + (e == 1) * .1) for a, last in ((.1, 3), (.2, 2)) for e in range(1, last + 1)])
+    whole = complete(history, 3)[0]
+    assert list(whole.index) == [(.1, .1, .1)] and whole.to_numpy().tolist() == [[.6] * 3]
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda s: sum(s) > 1e-3))
+def test_whole_parts_are_the_nearest(shares):
+    shares = np.array(shares) / sum(shares)
+    parts = whole_parts(shares)
+    assert sum(parts) == 20 and min(parts) >= 0 and np.abs(np.array(parts) - 20 * shares).max() < 1 + 1e-6
+
+def test_every_third_leaves_validation_and_test_alone():
+    frame = pd.DataFrame(dict(participant=[f"{i // 2}" for i in range(3000)], split=np.repeat(["train", "val", "test"], 1000)))
+    part = every_third(frame)
+    assert (part[1000:] == frame.split[1000:]).all() and .25 < (part[:1000] == "train").mean() < .42 and set(part[:1000]) == {"train", ""}
+    assert (pd.Series(part).groupby(frame.participant).nunique() == 1).all()
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(.5, 1), st.floats(.5, 1)), min_size=1, max_size=5, unique_by=lambda x: x[0]))
+def test_best_of_n_is_the_mean_over_all_subsets(pairs):
+    val, test = np.array(pairs).T
+    for n in range(1, len(val) + 1):
+        subsets = [max(s, key=lambda i: val[i]) for s in itertools.combinations(range(len(val)), n)]
+        assert best_of(val, test)[n - 1] == pytest.approx(np.mean(test[subsets]))
+    assert np.allclose(chances(len(val)).sum(1), 1)
+
+def test_the_contest_sees_a_planted_difference_and_none_where_there_is_none():
+    make = lambda edge: {loss: [run(.7 + d / 100, .7 + d / 100 + edge * (loss == "hybrid"), 50 * k + d) for d in range(8)] for k, loss in enumerate(("ce", "hybrid"))}
+    for edge in (0, .15):
+        table = curve_table(curves(make(edge), n=400)).set_index(["what", "tries"])
+        assert len(table) == 24 and (table.low <= table.estimate).all()
+        assert (table.loc[("difference", 8)].low > 0) == (edge > 0)
+        assert table.loc[("difference", 8)].estimate == pytest.approx(100 * edge, abs=.6)
+    assert winners(make(0)) == dict(ce=7, hybrid=7)
+    uneven = make(0); uneven["ce"][7] = None; uneven["hybrid"][6] = None
+    assert winners(uneven) == dict(ce=5, hybrid=5) and len(curve_table(curves(uneven, n=50))) == 18  # only what both have: equal budgets
+    assert curves(dict(ce=[None], hybrid=[None])) == {} and winners(dict(ce=[None], hybrid=[run(.7, .7)])) == {}
+    assert both_difference(dict(a=[None, run(.9, .9, 1)], b=[run(.5, .5), run(.6, .6, 2)])).estimate == pytest.approx(.3) and both_difference(dict(a=[None], b=[run(.5, .5)])) is None
+
+def test_settings_are_fixed_and_differ(tmp_path):
+    study = Study(store=str(tmp_path), out=str(tmp_path))
+    assert len({contest_spec(study, loss, i, s).id for loss in ("ce", "hybrid") for i in range(20) for s in (0, 1)}) == 80
+    assert contest_spec(study, "ce", 0).recipe == scale_of(study).recipe and not contest_spec(study, "ce", 0).loss_options
+    assert 10 ** -3.5 <= min(ce_setting(i)["rate"] for i in range(1, 50)) and max(ce_setting(i)["rate"] for i in range(1, 50)) <= 10 ** -2.5
+    assert all(sum(hybrid_setting(i)["ratio"]) == 20 and abs(sum(hybrid_setting(i)["weights"]) - 1) < 2e-3 for i in range(50))
+    assert budget(study) < budget(Study("preview", "reference", **dict(store=str(tmp_path), out=str(tmp_path))))
+
+def test_scales_keep_the_rate_constant(tmp_path):
+    for profile in ("smoke", "preview", "fast"):
+        spec = scaled_spec(Study(profile, "phantom" if profile == "smoke" else "reference", store=str(tmp_path), out=str(tmp_path)))
+        assert spec.recipe.schedule == "constant" and find(spec, tmp_path) is None
