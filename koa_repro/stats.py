@@ -480,7 +480,7 @@ def wilson(
     if clusters is not None:
         group = np.unique(np.asarray(clusters).astype(str), return_inverse=True)[1]
         g, left = group.max() + 1, np.bincount(group, hits - k / n)
-        worth = min(n, k * (1 - k / n) * (g - 1) / g * n / (left**2).sum()) if 0 < k < n and g > 1 else g
+        worth = min(n, k * (1 - k / n) * (g - 1) / g * n / max((left**2).sum(), 1e-12)) if 0 < k < n and g > 1 else g
     low, high = proportion_confint(k / n * worth, worth, 1 - level, "wilson")
     return Rate(k / n, float(low), float(high), np.nan, level, 1, f"{'knees' if clusters is None else 'participants'} (Wilson)", hits=k, knees=n, worth=float(worth))
 
