@@ -168,7 +168,7 @@ def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and tra
                               only_a=t.only_a, only_b=t.only_b, neither=t.neither, p=t.p, **_ends("difference", p.difference), p_inferior=p.difference.p,
                               not_inferior=p.difference.shown) for p in pairs for i, t in enumerate(p.tests)])
 
-def say_p(p: float) -> str: return "< 0.001" if p < .001 else f"{p:.3f}"
+def say_p(p: float) -> str: return "under 0.001" if p < .001 else f"{p:.3f}"
 
 def show_pairs(table: pd.DataFrame) -> pd.DataFrame:
     "The pairs for reading."
@@ -184,14 +184,16 @@ def table7(rates: pd.DataFrame, pairs: pd.DataFrame, model: str = MODEL) -> pd.D
     against = pairs[(pairs.a == model) & (pairs.training == 0)].rename(columns=dict(b="row", only_a="only_model", only_b="only_this"))
     return rates.merge(against[columns], on="row", how="left")
 
-def show_table7(table: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
+def show_table7(table: pd.DataFrame, printed: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     "Table VII for reading: ours, then the paper's."
+    missing = "not run" if not table.trainings[table.row == model].any() else "too few shared knees"
     beside = lambda r: {"kappa with the model": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]", "only the model right": f"{r.only_model:.0f}",
-                        "only this one right": f"{r.only_this:.0f}", "McNemar p": say_p(r.p)} if np.isfinite(r.kappa) else {}
+                        "only this one right": f"{r.only_this:.0f}", "McNemar p": say_p(r.p)} if np.isfinite(r.p) else {"kappa with the model": missing} if r.row != model else {}
     ours = [show_rates(table.iloc[[i]]).iloc[0].to_dict() | beside(r) for i, r in enumerate(table.itertuples())]
     paper = [{"": f"{n}, as printed", "knees": "300", **{m: f"{100 * r[m]:.1f}" for m in RATES}} | ({"kappa with the model": f"{r.kappa:.2f}", "McNemar p": f"{r.p:.2f}"} if np.isfinite(r.kappa) else {})
              for n, r in printed.iterrows()]
-    return pd.DataFrame(ours + paper).fillna("")
+    columns = ["", "knees", *RATES, "kappa with the model", "only the model right", "only this one right", "McNemar p"]
+    return pd.DataFrame(ours + paper, columns=columns, dtype=object).fillna("")
 
 # %% ../nbs/26_table7_readers.ipynb #ced6456c
 def panel_table(s: ReaderStudy, model: str = MODEL) -> pd.DataFrame: # measure, among, knees, estimate, low, high

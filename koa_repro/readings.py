@@ -120,7 +120,7 @@ def simulate_readers(
         wrong = dependence * score + np.sqrt(1 - dependence**2) * rng.standard_normal(len(kl)) > ndtri(np.where(kl >= 2, row.sensitivity, row.specificity))
         return np.where(wrong, np.where(kl >= 2, 0., 2.), np.where(kl >= 2, 2., 0.))
     reads = [pd.DataFrame(dict(reader=f"{name}, simulated", knee_id=knees.knee_id, grade=one(row), confidence=np.nan)) for name, row in rates.iterrows()]
-    return Panel(pd.concat(reads, ignore_index=True), f"SIMULATED readers at stated rates, dependence {dependence:g} on " + ("nothing" if confidence is None else "the network's doubt"))
+    return Panel(pd.concat(reads, ignore_index=True), f"SIMULATED readers at stated rates, dependence {dependence:g} on " + ("a random order of the knees" if confidence is None else "the network's doubt"))
 
 # %% ../nbs/03_readings.ipynb #40c01e03
 def phantom_panel(

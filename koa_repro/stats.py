@@ -672,7 +672,8 @@ def spearman_of(
     def one(a, w):
         total = w.sum(1, keepdims=True)
         p, q = (r - (w * r).sum(1, keepdims=True) / total for r in (_ranks(a, w), _ranks(y, w)))
-        with np.errstate(divide="ignore", invalid="ignore"): return (w * p * q).sum(1) / np.sqrt((w * p * p).sum(1) * (w * q * q).sum(1))
+        spread = [np.where((v := (w * r * r).sum(1)) > 1e-9 * total[:, 0]**3, v, np.nan) for r in (p, q)] # of a constant only rounding is left
+        return (w * p * q).sum(1) / np.sqrt(spread[0] * spread[1])
     return lambda w: np.stack([one(a, w) for a in x], 1)
 
 def wasserstein_of(

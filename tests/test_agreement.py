@@ -1,5 +1,6 @@
 """koa_repro.stats, the part on agreement: against other libraries, against counting every case, and at the edges where formulas break."""
-from itertools import permutations, product
+import time
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -339,3 +340,27 @@ def test_size_is_the_smallest(difference, discordant, power):
 def test_impossible_studies_are_refused(call, words):
     with pytest.raises(ValueError, match=words): call()
     assert stats.mcnemar_power(50, 0, 0) == 0
+
+
+# alike in doubt, and speed
+
+@quick
+@given(st.integers(3, 60), st.integers(0, 2), st.integers(0, 10_000))
+def test_spearman_and_wasserstein_of_copied_knees(n, decimals, seed):
+    rng = np.random.default_rng(seed)
+    x, y, w = np.round(rng.random((2, n)), decimals), np.round(rng.random(n), 1), rng.integers(0, 3, n)
+    if w.sum() < 3: return
+    for a, got, gap in zip(x, stats.spearman_of(x, y)(w[None].astype(float))[0], stats.wasserstein_of(x, y)(w[None].astype(float))[0]):
+        one, other = np.repeat(a, w), np.repeat(y, w)
+        assert gap == pytest.approx(scipy_stats.wasserstein_distance(one, other), abs=1e-12)
+        if len(set(one)) > 1 and len(set(other)) > 1: assert got == pytest.approx(scipy_stats.spearmanr(one, other).statistic, abs=1e-9)
+        else: assert np.isnan(got)
+
+
+def test_ten_thousand_resamples_of_a_thousand_knees_take_seconds():
+    rng, who = np.random.default_rng(0), np.repeat(np.arange(600), 2)[:1000]
+    reads = rng.integers(0, 5, (1000, 4))
+    for f in (lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who), lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who, weights="quadratic"),
+              lambda: stats.fleiss_kappa(reads, who), lambda: stats.krippendorff_alpha(reads, "ordinal", who), lambda: stats.noninferiority(reads[:, 0] < 4, reads[:, 1] < 4, .05, who)):
+        start = time.process_time()
+        assert len(f().replicates) == 10_000 and time.process_time() - start < 5
