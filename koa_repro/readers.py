@@ -158,8 +158,10 @@ class Pair:
 def pair(s: ReaderStudy, a: str, b: str) -> Pair | None: # None where they share fewer than two participants
     "Kappa, non-inferiority and McNemar's test of one pair."
     at = s.read_by(a, b)
-    people, kl, (x, y) = s.participant[at], s.kl[at], np.broadcast_arrays(s.calls[a][:, at], s.calls[b][:, at])
+    people, kl = s.participant[at], s.kl[at]
     if len(set(people)) < 2: return None
+    fewest = min(len(s.networks[n].probability) for n in (a, b)) if {a, b} <= set(s.networks) else None # of two networks, as many trainings as both have
+    x, y = np.broadcast_arrays(*(s.calls[n][:fewest, at] for n in (a, b)))
     return Pair(a, b, int(at.sum()), cohen_kappa(x, y, people), noninferiority(x == kl, y == kl, MARGIN, people), [mcnemar(kl, i, j, people) for i, j in zip(x, y)])
 
 def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and training; percent, points
@@ -172,8 +174,8 @@ def say_p(p: float) -> str: return "under 0.001" if p < .001 else f"{p:.3f}"
 
 def show_pairs(table: pd.DataFrame) -> pd.DataFrame:
     "The pairs for reading."
-    return pd.DataFrame([{"a": r.a, "b": r.b, "kappa": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]", "both right": r.both_right, "only a": r.only_a, "only b": r.only_b,
-                          "neither": r.neither, "McNemar p": say_p(r.p), "a - b, points": f"{r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]",
+    return pd.DataFrame([{"a": r.a, "b": r.b, "kappa": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]",
+                          "both right": r.both_right, "only a": r.only_a, "only b": r.only_b, "neither": r.neither, "McNemar p": say_p(r.p), "a - b, points": f"{r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]",
                           f"not inferior by {100 * MARGIN:.0f} points": "shown" if r.not_inferior else "not shown"} for r in table.itertuples()])
 
 # %% ../nbs/26_table7_readers.ipynb #92e16aa3
@@ -187,11 +189,13 @@ def table7(rates: pd.DataFrame, pairs: pd.DataFrame, model: str = MODEL) -> pd.D
 def show_table7(table: pd.DataFrame, printed: pd.DataFrame, model: str = MODEL) -> pd.DataFrame:
     "Table VII for reading: ours, then the paper's."
     missing = "not run" if not table.trainings[table.row == model].any() else "too few shared knees"
-    beside = lambda r: {"kappa with the model": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]", "only the model right": f"{r.only_model:.0f}",
-                        "only this one right": f"{r.only_this:.0f}", "McNemar p": say_p(r.p)} if np.isfinite(r.p) else {"kappa with the model": missing} if r.row != model else {}
+    def beside(r):
+        if not np.isfinite(r.p): return {} if r.row == model else {"kappa with the model": missing}
+        return {"kappa with the model": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]", "only the model right": f"{r.only_model:.0f}",
+                "only this one right": f"{r.only_this:.0f}", "McNemar p": say_p(r.p)}
+    against = lambda r: {"kappa with the model": f"{r.kappa:.2f}", "McNemar p": f"{r.p:.2f}"} if np.isfinite(r.kappa) else {}
     ours = [show_rates(table.iloc[[i]]).iloc[0].to_dict() | beside(r) for i, r in enumerate(table.itertuples())]
-    paper = [{"": f"{n}, as printed", "knees": "300", **{m: f"{100 * r[m]:.1f}" for m in RATES}} | ({"kappa with the model": f"{r.kappa:.2f}", "McNemar p": f"{r.p:.2f}"} if np.isfinite(r.kappa) else {})
-             for n, r in printed.iterrows()]
+    paper = [{"": f"{n}, as printed", "knees": "300", **{m: f"{100 * r[m]:.1f}" for m in RATES}} | against(r) for n, r in printed.iterrows()]
     columns = ["", "knees", *RATES, "kappa with the model", "only the model right", "only this one right", "McNemar p"]
     return pd.DataFrame(ours + paper, columns=columns, dtype=object).fillna("")
 
@@ -199,13 +203,16 @@ def show_table7(table: pd.DataFrame, printed: pd.DataFrame, model: str = MODEL) 
 def panel_table(s: ReaderStudy, model: str = MODEL) -> pd.DataFrame: # measure, among, knees, estimate, low, high
     "Agreement of the readers as a whole, alone and with the model's first training."
     grades, calls, lines = s.panel.table("grade", s.knees.knee_id), np.stack([s.calls[r][0] for r in s.panel.readers], 1), []
+    def add(measure, among, on, of):
+        if on.any() and len(set(s.participant[on])) > 1: lines.append(dict(measure=measure, among=among, knees=int(on.sum())) | {k: getattr(of(), k) for k in ("estimate", "low", "high")})
+    several = lambda reads: (~np.isnan(reads)).sum(1) > 1
     groups = {"readers": calls} | ({f"readers and {model}": np.column_stack([calls, s.calls[model][0]])} if model in s.calls else {})
     for among, reads in groups.items():
-        whole = ~np.isnan(reads).any(1)
-        if reads.shape[1] > 1 and len(set(s.participant[whole])) > 1: lines.append(("Fleiss' kappa, calls", among, whole.sum(), fleiss_kappa(reads[whole], s.participant[whole])))
-        if ((~np.isnan(reads)).sum(1) > 1).any(): lines.append(("Krippendorff's alpha, calls", among, (~np.isnan(reads)).any(1).sum(), krippendorff_alpha(reads, "nominal", s.participant)))
-    if ((~np.isnan(grades)).sum(1) > 1).any(): lines.append(("Krippendorff's alpha, ordered grades", "readers", (~np.isnan(grades)).any(1).sum(), krippendorff_alpha(grades, "ordinal", s.participant)))
-    return pd.DataFrame([dict(measure=m, among=a, knees=int(n), estimate=i.estimate, low=i.low, high=i.high) for m, a, n, i in lines], columns=["measure", "among", "knees", "estimate", "low", "high"])
+        whole = ~np.isnan(reads).any(1) & several(reads)
+        add("Fleiss' kappa, calls", among, whole, lambda: fleiss_kappa(reads[whole], s.participant[whole]))
+        add("Krippendorff's alpha, calls", among, several(reads), lambda: krippendorff_alpha(reads, "nominal", s.participant))
+    add("Krippendorff's alpha, ordered grades", "readers", several(grades), lambda: krippendorff_alpha(grades, "ordinal", s.participant))
+    return pd.DataFrame(lines, columns=["measure", "among", "knees", "estimate", "low", "high"])
 
 # %% ../nbs/26_table7_readers.ipynb #179af659
 def dependence_table(
@@ -223,7 +230,8 @@ def dependence_table(
                 t = mcnemar(kl, call, g)
                 found.append((kappa_of(call, g)(ones)[0, 0], t.discordant / len(kl), t.p < .05))
         kappa, apart, low = np.array(found, float).T
-        lines.append(dict(dependence=dependence, kappa=np.nanmean(kappa), **dict(zip(("kappa_low", "kappa_high"), np.nanquantile(kappa, (.025, .975)))), discordant=100 * apart.mean(), significant=100 * low.mean()))
+        ends = dict(zip(("kappa_low", "kappa_high"), np.nanquantile(kappa, (.025, .975))))
+        lines.append(dict(dependence=dependence, kappa=np.nanmean(kappa), **ends, discordant=100 * apart.mean(), significant=100 * low.mean()))
     return pd.DataFrame(lines, columns=["dependence", "kappa", "kappa_low", "kappa_high", "discordant", "significant"])
 
 # %% ../nbs/26_table7_readers.ipynb #0abd6d1d
@@ -250,7 +258,8 @@ def _to_see(matters: float, discordant: float, knees: int) -> dict: # a differen
 def size_table(s: ReaderStudy, pairs: Sequence[Pair], model: str = MODEL, matters: float = MARGIN) -> pd.DataFrame: # one line a reader; percent
     "For every reader: discordant knees, power of this study for the difference that matters, and the size for 80%."
     lines = [(p, np.mean([t.discordant for t in p.tests]) / p.knees) for p in pairs if p.a == model and p.b in s.panel.readers]
-    return pd.DataFrame([dict(reader=p.b, knees=p.knees, discordant=100 * share, **_to_see(matters, share, p.knees)) for p, share in lines], columns=["reader", "knees", "discordant", "power", "size"])
+    lines = [dict(reader=p.b, knees=p.knees, discordant=100 * share, **_to_see(matters, share, p.knees)) for p, share in lines]
+    return pd.DataFrame(lines, columns=["reader", "knees", "discordant", "power", "size"])
 
 # %% ../nbs/26_table7_readers.ipynb #b771b293
 def label_confidence(s: ReaderStudy, name: str | None = None) -> np.ndarray: # (S, N) of a network, (1, N) of the readers' average; NaN where nobody read
@@ -276,9 +285,9 @@ def alike_table(
             x, ones, drawn = label_confidence(s, name)[:, at], np.ones((1, at.sum())), draws(s.participant[at], 2000)
             swap = rng.random((swaps, at.sum())) < .5
             chance = [wasserstein_of(np.where(k, y[at], x[0])[None], np.where(k, x[0], y[at]))(ones)[0, 0] for k in swap]
-            found = {"spearman": bootstrap_interval(spearman_of(x, y[at]), drawn=drawn), "distance": bootstrap_interval(wasserstein_of(x, y[at]), drawn=drawn)}
-            lines.append(dict(network=name, knees=group, **{f"{k}{e}": getattr(i, f) for k, i in found.items() for e, f in (("", "estimate"), ("_low", "low"), ("_high", "high"))},
-                              by_chance=np.quantile(chance, .95)))
+            found = {k: bootstrap_interval(of(x, y[at]), drawn=drawn) for k, of in (("spearman", spearman_of), ("distance", wasserstein_of))}
+            ends = {f"{k}{e}": getattr(i, f) for k, i in found.items() for e, f in (("", "estimate"), ("_low", "low"), ("_high", "high"))}
+            lines.append(dict(network=name, knees=group, **ends, by_chance=np.quantile(chance, .95)))
     return pd.DataFrame(lines, columns=["network", "knees", *(f"{k}{e}" for k in ("spearman", "distance") for e in ("", "_low", "_high")), "by_chance"])
 
 # %% ../nbs/26_table7_readers.ipynb #98fad9d4
@@ -339,5 +348,6 @@ def reader_claims(
     "C16 and C17, which need real readers, and C18, which needs none."
     against, real = [p for p in pairs if p.a == MODEL and p.b in s.panel.readers], study.verdict and s.panel.real
     parts = dict(C16=([p.kappa for p in against], real), C17=([p.difference for p in against], real), C18=(list(gaps), study.verdict))
-    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours="lower bounds " + ", ".join(f"{i.low:+.3f}" for i in found) if found else "not run",
-                              verdict=verdict(id, found, allowed=allowed)) for id, (found, allowed) in parts.items()])
+    ours = lambda found: "lower bounds " + ", ".join(f"{i.low:+.3f}" for i in found) if found else "not run"
+    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=ours(found), verdict=verdict(id, found, allowed=allowed))
+                         for id, (found, allowed) in parts.items()])

@@ -72,7 +72,8 @@ def read_readings(
     path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: give a CSV with the columns reader, knee_id, grade and, if you like, confidence.")
     reads = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False)
-    if lacking := [c for c in ("reader", "knee_id", "grade") if c not in reads]: raise ValueError(f"{path.name} has no column {', '.join(lacking)}: its first line must name reader, knee_id and grade.")
+    if lacking := [c for c in ("reader", "knee_id", "grade") if c not in reads]:
+        raise ValueError(f"{path.name} has no column {', '.join(lacking)}: its first line must name reader, knee_id and grade.")
     if not len(reads): raise ValueError(f"{path.name} holds no read.")
     reads = reads.assign(knee_id=knee_names(reads.knee_id), confidence=reads.get("confidence", ""))
     grade, sure = (pd.to_numeric(reads[c], errors="coerce") for c in ("grade", "confidence"))
@@ -93,13 +94,15 @@ def read_oai(
     path, column = Path(path).expanduser(), f"V{visit:02d}XRKL"
     with open(path, encoding="utf-8-sig", errors="replace") as file: mark = "|" if "|" in file.readline() else ","
     table = pd.read_csv(path, sep=mark, dtype=str, encoding="utf-8-sig", encoding_errors="replace").rename(columns=lambda c: c.strip().upper())
-    if lacking := [c for c in ("ID", "SIDE", "READPRJ", column) if c not in table]: raise ValueError(f"{path.name} has no column {', '.join(lacking)}: a table such as kxr_sq_bu{visit:02d} is wanted.")
+    if lacking := [c for c in ("ID", "SIDE", "READPRJ", column) if c not in table]:
+        raise ValueError(f"{path.name} has no column {', '.join(lacking)}: a table such as kxr_sq_bu{visit:02d} is wanted.")
     number = {c: pd.to_numeric(table[c].str.extract(r"^\s*(\d+)")[0]) for c in ("ID", "SIDE", "READPRJ", column)} # "1: Right" is 1, ".A: Not Expected" is missing
     reads = pd.DataFrame(number).dropna().astype(int)
     reads = pd.DataFrame(dict(reader="OAI project " + reads.READPRJ.replace(42, 37).astype(str), knee_id=reads.ID.astype(str) + reads.SIDE.map({1: "R", 2: "L"}),
                               grade=reads[column].astype(float), confidence=np.nan))
     reads = reads[reads.knee_id.isin(knee_names(knees.file))].drop_duplicates()
-    if (twice := reads.duplicated(["reader", "knee_id"])).any(): raise ValueError(f"{path.name}: {reads.reader[twice].iloc[0]} has two grades for {reads.knee_id[twice].iloc[0]}.")
+    if (twice := reads.duplicated(["reader", "knee_id"])).any():
+        raise ValueError(f"{path.name}: {reads.reader[twice].iloc[0]} has two grades for {reads.knee_id[twice].iloc[0]}.")
     if not len(reads): raise ValueError(f"{path.name} holds no reading of the knees of this study.")
     return Panel(reads.sort_values(["reader", "knee_id"], ignore_index=True), "OAI central readings, adjudicated, not independent")
 
@@ -120,7 +123,8 @@ def simulate_readers(
         wrong = dependence * score + np.sqrt(1 - dependence**2) * rng.standard_normal(len(kl)) > ndtri(np.where(kl >= 2, row.sensitivity, row.specificity))
         return np.where(wrong, np.where(kl >= 2, 0., 2.), np.where(kl >= 2, 2., 0.))
     reads = [pd.DataFrame(dict(reader=f"{name}, simulated", knee_id=knees.knee_id, grade=one(row), confidence=np.nan)) for name, row in rates.iterrows()]
-    return Panel(pd.concat(reads, ignore_index=True), f"SIMULATED readers at stated rates, dependence {dependence:g} on " + ("a random order of the knees" if confidence is None else "the network's doubt"))
+    on = "a random order of the knees" if confidence is None else "the network's doubt"
+    return Panel(pd.concat(reads, ignore_index=True), f"SIMULATED readers at stated rates, dependence {dependence:g} on {on}")
 
 # %% ../nbs/03_readings.ipynb #40c01e03
 def phantom_panel(
@@ -131,5 +135,6 @@ def phantom_panel(
 ) -> Panel:
     "SIMULATED readers of synthetic knees: each draws from the chance that the knee's severity gives to KL-0 and KL-2."
     grades = phantom_reads(phantom.select(pd.Index(phantom.file).get_indexer(knees.file)), count, seed, grades=(0, 2))
-    reads = [pd.DataFrame(dict(reader=f"phantom reader {r + 1}", knee_id=knees.knee_id.to_numpy(), grade=grades[:, r].astype(float), confidence=np.nan)) for r in range(count)]
+    reads = [pd.DataFrame(dict(reader=f"phantom reader {r + 1}", knee_id=knees.knee_id.to_numpy(), grade=grades[:, r].astype(float), confidence=np.nan))
+             for r in range(count)]
     return Panel(pd.concat(reads, ignore_index=True), "SIMULATED readers of the phantom")

@@ -361,7 +361,8 @@ def _same_knees(**reads) -> list: # arrays whose last axis is the knee
     "The reads as arrays, checked. Raises `ValueError` naming the parameter, and the row where one is missing."
     reads = {k: np.asarray(v) for k, v in reads.items() if v is not None}
     sizes = {k: v.shape[-1] if v.ndim else 0 for k, v in reads.items()}
-    if len(set(sizes.values())) > 1: raise ValueError("Reads of the same knees are wanted, but their numbers differ: " + ", ".join(f"{k} has {n}" for k, n in sizes.items()) + ".")
+    said = ", ".join(f"{k} has {n}" for k, n in sizes.items())
+    if len(set(sizes.values())) > 1: raise ValueError(f"Reads of the same knees are wanted, but their numbers differ: {said}.")
     if not max(sizes.values()): raise ValueError(f"There is no knee: {', '.join(sizes)} are empty.")
     for k, v in reads.items():
         if (gap := np.atleast_2d(pd.isna(v)).any(0)).any(): raise ValueError(f"{k}: the read in row {gap.argmax()} is missing; leave that knee out.")
@@ -629,7 +630,8 @@ def mcnemar_power(
 ) -> float: # chance of p <= alpha
     "Power of McNemar's exact test, summed over every number of discordant knees and every way they can fall."
     discordant = only_a + only_b
-    if min(only_a, only_b) < 0 or discordant > 1 or knees < 1: raise ValueError(f"only_a={only_a!r}, only_b={only_b!r}, knees={knees!r}: two shares that add to at most 1, and at least one knee, are wanted.")
+    if min(only_a, only_b) < 0 or discordant > 1 or knees < 1:
+        raise ValueError(f"only_a={only_a!r}, only_b={only_b!r}, knees={knees!r}: two shares that add to at most 1, and at least one knee, are wanted.")
     if discordant == 0: return 0.
     m = np.arange(*binom.ppf((1e-12, 1 - 1e-12), knees, discordant).astype(int) + (0, 1))
     last = binom.ppf(alpha / 2, m, .5)
@@ -644,7 +646,8 @@ def study_size(
     alpha: float = 0.05, # two-sided level of McNemar's exact test
 ) -> int: # knees, one a participant
     "The smallest study from which on McNemar's exact test has the power; searched beside the formula of Connor (1987)."
-    if not 0 < abs(difference) <= discordant <= 1: raise ValueError(f"difference={difference!r}, discordant={discordant!r}: the difference cannot be 0, nor larger than the share of discordant knees.")
+    if not 0 < abs(difference) <= discordant <= 1:
+        raise ValueError(f"difference={difference!r}, discordant={discordant!r}: the difference cannot be 0, nor larger than the share of discordant knees.")
     if not alpha < power < 1: raise ValueError(f"power={power!r} must lie between alpha={alpha!r} and 1.")
     enough = lambda n: mcnemar_power(n, (discordant + abs(difference)) / 2, max(discordant - abs(difference), 0) / 2, alpha) >= power
     z = norm.ppf([1 - alpha / 2, power])

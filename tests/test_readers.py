@@ -208,7 +208,7 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
     assert list(shown[""]) == [R.MODEL, "r0", "r1", "Rad 1, as printed", "Rad 2, as printed", "Rad 3, as printed", "Model, as printed"]
     assert shown["McNemar p"].iloc[3] == "0.53"
     together = R.panel_table(s).set_index(["measure", "among"])
-    assert together.knees["Fleiss' kappa, calls", "readers"] == 240 and together.knees["Krippendorff's alpha, calls", "readers"] == 300
+    assert together.knees["Fleiss' kappa, calls", "readers"] == 240 and together.knees["Krippendorff's alpha, calls", "readers"] == 240  # read by two
 
 
 def test_grades_count_from_two_upwards(drawn):
@@ -223,6 +223,8 @@ def test_several_trainings(drawn):
     i, p = R.rate(s, R.MODEL, "accuracy"), R.pair(s, R.MODEL, "r0")
     assert i.seeds == 3 and i.estimate == pytest.approx(R.on_knees(n, drawn).right.mean()) and "seeds" in i.over
     assert len(p.tests) == 3 and p.kappa.seeds == p.difference.seeds == 3 and p.difference.estimate == pytest.approx(i.estimate - 1)
+    two = R.reader_study(drawn, {R.MODEL: n, R.BESIDE: network(drawn, R.BESIDE, seeds=2)}, s.panel)
+    assert len(R.pair(two, R.MODEL, R.BESIDE).tests) == 2 and len(R.pair(two, R.MODEL, "r0").tests) == 3
     assert len(R.pair_table([p])) == 3 and len(R.table7(R.rate_table(s), R.pair_table([p]))) == 2
 
 
