@@ -1,4 +1,4 @@
-"""koa_repro.readings and the slice of notebook 10: one change at a time, and a target from knees that are used for nothing else."""
+"""koa_repro.forks and the slice of notebook 10: one change at a time, and a target from knees that are used for nothing else."""
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from koa_repro.bare import PackedKnees
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
-from koa_repro.readings import BASE, FORKS, JUDGED, draw_forks, fork_specs, fork_table, pushes, show_forks
+from koa_repro.forks import BASE, FORKS, JUDGED, draw_forks, fork_specs, fork_table, pushes, show_forks
 from koa_repro.runs import Study, find, references, study_frame, study_spec
 from koa_repro.specs import read_spec
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit, predict, set_aside
