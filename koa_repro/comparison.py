@@ -25,7 +25,7 @@ from .claims import claim, paper_numbers, verdict
 from .comparators import deviation, weigh
 from .house import COLORS, PAGE, manifests, processor, repository, use_style, save_figure, save_table
 from .phantom import make_knees
-from .runs import Run, RunSpec, Study, find, study_knees, study_spec
+from .runs import Run, RunSpec, Study, look_up, study_knees, study_spec
 from .specs import NETWORKS, build_loss, build_network
 from .stats import Interval, bootstrap_metrics, draws, holm, holm_intervals, mean_difference, stack
 from .training import Recipe, Trainer, draw_epoch, predict
@@ -63,7 +63,7 @@ def rows_here(
     "The runs of every row: light networks are trained where they are missing, the others only where there is a GPU."
     mine = {row: s for row, s in specs.items() if torch.cuda.is_available() or s[0].network in LIGHT}
     made = rows_of(study, mine)
-    return {row: made[row] if row in made else [find(s, None if study.data == "reference" else study.runs) for s in specs[row]] for row in specs}
+    return {row: made[row] if row in made else [look_up(study, s) for s in specs[row]] for row in specs}
 
 def one_step(
     spec: RunSpec,

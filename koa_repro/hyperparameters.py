@@ -18,7 +18,7 @@ from .claims import claim, paper_numbers, verdict
 from .hybrid import hybrid_specs
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .reference import table5_options
-from .runs import PROFILES, Profile, Run, RunSpec, Study, find, read_spec, references, study_spec
+from .runs import PROFILES, Profile, Run, RunSpec, Study, look_up, read_spec, references, study_spec
 from .stats import Draws, Interval, Predictions, bootstrap_interval, draws, holm_intervals, paired_difference
 
 # %% ../nbs/22_table5_hyperparameters.ipynb #22061947
@@ -51,7 +51,7 @@ def grid_runs(
 ) -> dict[Cell, list[Run | None]]:
     "The runs of the grid: those that are asked for, and those that are there."
     got = rows_of(study, {c: specs[c] for c in asked(study, list(specs))})
-    return {c: got[c] if c in got else [find(s, None if study.data == "reference" else study.runs) for s in row] for c, row in specs.items()}
+    return {c: got[c] if c in got else [look_up(study, s) for s in row] for c, row in specs.items()}
 
 # %% ../nbs/22_table5_hyperparameters.ipynb #226c7fad
 def seeds_shared(

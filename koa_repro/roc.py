@@ -22,7 +22,7 @@ from .claims import claim, decide, paper_numbers, together, verdict
 from .data import GRADES, KneeSet
 from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
 from .hybrid import hybrid_specs
-from .runs import Run, Study, derived, find, reopen, study_frame, study_knees, study_spec
+from .runs import Run, Study, derived, look_up, reopen, study_frame, study_knees, study_spec
 from .specs import NETWORKS, RunSpec
 from .stats import (Draws, Interval, Predictions, bootstrap_interval, bootstrap_metrics, cohen_kappa, delong, delong_interval, draws, holm,
                              holm_intervals, mean_difference, measure, percentile, stack, wilson)
@@ -53,7 +53,7 @@ def roc_rows(
 ) -> dict[str, dict[str, list[Run | None]]]: # task -> row -> runs, None where not run
     "The runs of every row. Those of `ASKED` are made where they do not exist; the others are only looked for."
     made = rows_of(study, {(task, name): specs[task][name] for task in specs for name in ASKED})
-    look = lambda row: [find(s, None if study.data == "reference" else study.runs) for s in row]
+    look = lambda row: [look_up(study, s) for s in row]
     rows = {task: {name: made[task, name] if (task, name) in made else look(row) for name, row in part.items()} for task, part in specs.items()}
     return {task: {name: runs for name, runs in part.items() if name.startswith("Ours") or name in NAMED or any(runs)} for task, part in rows.items()}
 

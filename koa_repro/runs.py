@@ -6,7 +6,7 @@
 __all__ = ['EXECUTORS', 'NARROW', 'PROFILES', 'OWN_SPLITS', 'knees_id', 'Run', 'references', 'find', 'state_of', 'replicates',
            'keep_reference', 'predictions_frame', 'write_run', 'make_run', 'device_name', 'reopen', 'derived', 'ensure',
            'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named', 'Study', 'study_knees', 'study_frame',
-           'study_spec', 'study_runs', 'notebook_study']
+           'study_spec', 'look_up', 'study_runs', 'notebook_study']
 
 # %% ../nbs/12_runs.ipynb #c2f186e1
 import ast, hashlib, json, os, shutil, subprocess, sys, tempfile, time
@@ -430,12 +430,19 @@ def study_spec(
     if key not in _ids: _ids[key] = knees_id(study_frame(study, grades, split), grades)
     return RunSpec(_ids[key], tuple(grades), split, options=options, seed=seed, **({"recipe": study.settings.recipe} | changes))
 
+def look_up(
+    study: Study,
+    spec: RunSpec,
+) -> Run | None: # None where it is not there: nothing is trained
+    "A run of the study's store or of the references; of the references alone where the study is of them."
+    return find(spec, None if study.data == "reference" else study.runs)
+
 def study_runs(
     study: Study,
     specs: Sequence[RunSpec],
 ) -> list[Run | None]: # None where a run is only wanted: with `reference`, nothing is trained
     "The runs of these specs."
-    if study.data == "reference": return [find(s) for s in specs]
+    if study.data == "reference": return [look_up(study, s) for s in specs]
     return ensure(specs, study.runs, lambda spec: study_knees(study, spec.grades, spec.split), executor="local")
 
 # %% ../nbs/12_runs.ipynb #08a31650

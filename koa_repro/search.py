@@ -27,7 +27,7 @@ from .ablation import aligned, rows_of
 from .hyperparameters import TRIPLES, grid_specs
 from .house import COLORS, COLUMN, PAGE, repository, use_style, save_figure, save_table, writable
 from .reference import table5_options
-from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, make_run, study_knees, study_spec
+from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, look_up, make_run, study_knees, study_spec
 from .stats import Interval, bootstrap_interval, paired_difference
 from .training import Recipe
 
@@ -87,7 +87,7 @@ def trained_to(
 
 def history_so_far(study: Study, spec: RunSpec) -> pd.DataFrame:
     "One row an epoch, of a run that may be unfinished."
-    if run := find(spec, None if study.data == "reference" else study.runs): return run.history
+    if run := look_up(study, spec): return run.history
     checkpoint = study.runs / ".partial" / spec.id / "checkpoint.pt"
     if study.data == "reference" or not checkpoint.exists(): return pd.DataFrame()
     return pd.DataFrame(torch.load(checkpoint, map_location="cpu", weights_only=True)["history"])
@@ -275,7 +275,7 @@ def table5_history(study: Study) -> pd.DataFrame: # seed, row, alpha, beta, gamm
     parts = [pd.DataFrame(columns=["seed", "row", "alpha", "beta", "gamma", "epoch", "val_accuracy"])]
     for (row, t), specs in grid_specs(study).items():
         for spec in specs:
-            if run := find(spec, None if study.data == "reference" else study.runs):
+            if run := look_up(study, spec):
                 parts.append(run.history[["epoch", "val_accuracy"]].assign(seed=spec.seed, row=row, alpha=t[0], beta=t[1], gamma=t[2]))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
