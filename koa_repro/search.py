@@ -24,9 +24,8 @@ from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from .ablation import aligned, rows_of
-from .hyperparameters import TRIPLES, grid_specs
+from .hyperparameters import TRIPLES, grid_specs, table5_options
 from .house import COLORS, COLUMN, PAGE, repository, use_style, save_figure, save_table, writable
-from .reference import table5_options
 from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, look_up, make_run, study_knees, study_spec
 from .stats import Interval, bootstrap_interval, paired_difference
 from .training import Recipe
