@@ -2,8 +2,13 @@
 import json, subprocess, sys
 import pandas as pd, pytest
 
+from koa_repro.ablation import pooling_specs
+from koa_repro.calibration import confidence_specs
 from koa_repro.house import repository
+from koa_repro.hybrid import hybrid_specs
 from koa_repro.reproduce import main, reproduction_notebooks
+from koa_repro.runs import Study
+from koa_repro.split import crossover_specs
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
@@ -29,6 +34,24 @@ def test_a_smoke_run_decides_nothing_and_says_what_it_is(smoke):
         assert "SYNTHETIC" in json.loads((out / f"{name}.csv.json").read_text())["study"]
     assert "SYNTHETIC" in (out / "report" / "index.html").read_text()
 
+def test_what_is_thinned_or_simulated_says_so(smoke):
+    out, _ = smoke
+    page = lambda name: (out / "report" / f"{name}.html").read_text()
+    assert "THINNED" in page("22_table5_hyperparameters") and "SIMULATED" in page("26_table7_readers") and "built, one step" in page("21_table4_comparators")
+    assert "SIMULATED" in json.loads((out / "table7_readers.csv.json").read_text())["readers"]
+    table = pd.read_csv(out / "table4_comparators.csv")
+    assert len(table) >= 17 and table[table.row == "VGG-19"].accuracy.isna().all(), "a network that took one step has no accuracy"
+
+def test_no_claim_is_decided_by_a_smoke_run(smoke):
+    out, _ = smoke
+    tables = {p.stem: pd.read_csv(p) for p in out.glob("*_claims.csv")}
+    assert len(tables) >= 6 and all(set(t.verdict) == {"no verdict"} for t in tables.values()), {n: set(t.verdict) for n, t in tables.items()}
+
+def test_the_audit_needs_no_run(smoke):
+    out, _ = smoke
+    audit = pd.read_csv(out / "audit.csv")
+    assert set(audit.finding) == {"can be", "cannot be", "cannot be decided"} and not audit.duplicated(["check", "what"]).any()
+
 def test_the_report_leads_to_every_notebook(smoke):
     out, _ = smoke
     page = (out / "report" / "index.html").read_text()
@@ -40,7 +63,9 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     out, store = smoke
     for weights in store.glob("*/weights.pt"): weights.rename(tmp_path / weights.parent.name)
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
-    assert len(before) == 17  # twelve of Table III, hybrid, the variant with both losses, and the two networks of the crossover
+    study = Study()
+    wanted = {spec.id for specs in (pooling_specs(study), hybrid_specs(study), crossover_specs(study), confidence_specs(study)) for row in specs.values() for spec in row}
+    assert wanted <= {p.parent.name for p in before}
     assert main(["--out", str(tmp_path / "out"), "--store", str(store), "--only", "20"]) == 0
     assert (tmp_path / "out" / "table3_pooling.csv").read_text() == (out / "table3_pooling.csv").read_text()
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
