@@ -194,8 +194,12 @@ def against_table(
                         columns=["row", "paper", "ours", "low", "high", "p", "p_holm", "detectable", "seeds"])
 
 # %% ../nbs/21_table4_comparators.ipynb #21d00a24
+def _apart(a, b) -> bool: return a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1] # boxes: left, bottom, right, top
+
+def _holds(box, points) -> bool: return bool(((points > box[:2]) & (points < box[2:])).all(1).any())
+
 def _free_place(ax, text, at, taken):
-    "Put a label beside its point where it covers no other label and no mark; the nearest such place."
+    "Put a label beside its point, at the nearest place where neither it nor its line meets another label, line or mark."
     to_points = ax.figure.dpi / 72
     x, y = ax.transData.transform(at)
     note = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=6.5, ha="center", va="center", arrowprops=dict(arrowstyle="-", lw=.4, color="0.6", shrinkB=2))
@@ -206,8 +210,10 @@ def _free_place(ax, text, at, taken):
             centre = np.array([x, y]) + to_points * r * np.array([np.cos(angle), np.sin(angle)]) + half * np.array([np.cos(angle), np.sin(angle)])
             box = (*(centre - half - 1), *(centre + half + 1))
             if box[0] < inside.x0 or box[1] < inside.y0 or box[2] > inside.x1 or box[3] > inside.y1: continue
-            if all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken):
-                note.set_position((centre - (x, y)) / to_points); taken.append(box); return note
+            line = np.linspace((x, y), centre, 12)
+            if all(_apart(box, t) and (_holds(t, line[:1]) or not _holds(t, line)) for t in taken):
+                note.set_position((centre - (x, y)) / to_points)
+                taken += [box, *((*(p - 1), *(p + 1)) for p in line[2:])]; return note
     return note
 
 def draw_comparison(
