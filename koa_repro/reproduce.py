@@ -142,7 +142,7 @@ def keep_results(
     if study.profile == "smoke" or not study.real: raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
     figures = writable(repository() / "figures")
     for origin in study.target.glob("*.json"):
-        if json.loads(origin.read_text()).get("study") != study.says: continue  # left there by another study
+        if not json.loads(origin.read_text()).get("study", "").endswith(study.says): continue  # left there by another study
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
         for id in json.loads(origin.read_text()).get("runs", []):
             if (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))

@@ -38,7 +38,7 @@ def test_what_is_thinned_or_simulated_says_so(smoke):
     out, _ = smoke
     page = lambda name: (out / "report" / f"{name}.html").read_text()
     assert "THINNED" in page("22_table5_hyperparameters") and "SIMULATED" in page("26_table7_readers") and "built, one step" in page("21_table4_comparators")
-    assert "SIMULATED" in json.loads((out / "table7_readers.csv.json").read_text())["readers"]
+    assert "SIMULATED" in json.loads((out / "table7_readers.csv.json").read_text())["study"]
     table = pd.read_csv(out / "table4_comparators.csv")
     assert len(table) >= 17 and table[table.row == "VGG-19"].accuracy.isna().all(), "a network that took one step has no accuracy"
 
