@@ -199,21 +199,20 @@ def _apart(a, b) -> bool: return a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[
 def _holds(box, points) -> bool: return bool(((points > box[:2]) & (points < box[2:])).all(1).any())
 
 def _free_place(ax, text, at, taken):
-    "Put a label beside its point, at the nearest place where neither it nor its line meets another label, line or mark."
+    "Put a label beside its point, at the nearest place where it meets no other label, line or mark."
     to_points = ax.figure.dpi / 72
     x, y = ax.transData.transform(at)
     note = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=6.5, ha="center", va="center", arrowprops=dict(arrowstyle="-", lw=.4, color="0.6", shrinkB=2))
     half = np.array(Text.get_window_extent(note).size) / 2  # without its line
     inside = ax.get_window_extent()
-    for r in np.arange(6, 90, 3):
-        for angle in np.deg2rad(np.arange(0, 360, 20)):
-            centre = np.array([x, y]) + to_points * r * np.array([np.cos(angle), np.sin(angle)]) + half * np.array([np.cos(angle), np.sin(angle)])
-            box = (*(centre - half - 1), *(centre + half + 1))
-            if box[0] < inside.x0 or box[1] < inside.y0 or box[2] > inside.x1 or box[3] > inside.y1: continue
-            line = np.linspace((x, y), centre, 12)
-            if all(_apart(box, t) and (_holds(t, line[:1]) or not _holds(t, line)) for t in taken):
-                note.set_position((centre - (x, y)) / to_points)
-                taken += [box, *((*(p - 1), *(p + 1)) for p in line[2:])]; return note
+    rays = [np.array([np.cos(a), np.sin(a)]) for a in np.deg2rad(np.arange(0, 360, 20))]
+    for strict, r, ray in ((s, r, ray) for s in (True, False) for r in np.arange(6, 150, 3) for ray in rays):  # where all is full, its line may cross another
+        centre = (x, y) + (to_points * r + half) * ray
+        box, line = (*(centre - half - 1), *(centre + half + 1)), np.linspace((x, y), centre, 12)
+        if not (inside.x0 < box[0] and box[2] < inside.x1 and inside.y0 < box[1] and box[3] < inside.y1): continue
+        if all(_apart(box, t) and (not strict or _holds(t, line[:1]) or not _holds(t, line)) for t in taken):
+            note.set_position((centre - (x, y)) / to_points)
+            taken += [box, *((*(p - 1), *(p + 1)) for p in line[2:])]; break
     return note
 
 def draw_comparison(
