@@ -105,7 +105,7 @@ def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypat
     assert derived(kept, "again", again) is None  # a reference has no weights
     made = derived(whole, "again", again)
     own = whole.predictions(); own = own[own.split == "test"]
-    np.testing.assert_allclose(made.p1, own.p1, atol=1e-6)
+    np.testing.assert_allclose(made.p1, own.p1, atol=1e-5)  # single precision, in other batches
     assert derived(whole, "again", None) is not None  # made once
     (tmp_path / f".{whole.spec.id}.new").mkdir()  # left by a copy that was interrupted
     assert keep_reference(whole) == kept.path
