@@ -7,11 +7,13 @@ __all__ = ['PAGE', 'reproduction_notebooks', 'title_of', 'check_parameters', 'No
            'refresh', 'write_report', 'reproduce', 'keep_results', 'readme', 'main']
 
 # %% ../nbs/19_reproduce.ipynb #f6fe5cd1
-import argparse, html, json, os, re, shutil, sys
+import argparse, base64, html, io, json, os, re, shutil, sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import numpy as np
+from PIL import Image
 
 from .house import repository, writable
 from .runs import PROFILES, Run, Study, keep_reference, read_spec
@@ -74,12 +76,22 @@ def carry_outputs(
     cells = [c for c in done.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     if [c.source for c in cells] != [c.source for c in own.cells]: raise ValueError(f"{executed.name} was executed from other cells: execute it again.")
     for a, b in zip(cells, own.cells):
-        if b.cell_type == "code": b.outputs = _without_bars(a).outputs
+        if b.cell_type == "code": b.outputs = [_lighter(o) for o in _without_bars(a).outputs]
     nbformat.write(own, notebook)
 
 def _without_bars(cell):
     if "outputs" in cell: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     return cell
+
+def _lighter(output):
+    "A picture in a notebook keeps 256 colours, which the eye does not miss in a plot; the file in `figures/` keeps all."
+    if "image/png" not in output.get("data", {}): return output
+    whole = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB")
+    few, file = whole.quantize(256, dither=Image.Dither.NONE), io.BytesIO()
+    if np.abs(np.subtract(few.convert("RGB"), whole, dtype=float)).mean() < 1:  # of 255
+        few.save(file, "PNG", optimize=True)
+        output.data["image/png"] = base64.b64encode(file.getvalue()).decode()
+    return output
 
 def refresh(
     prefix: str = "", # only notebooks whose name begins so
