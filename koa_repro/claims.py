@@ -57,11 +57,13 @@ def points(
     return "lower bounds " + ", ".join(f"{100 * i.low:+.2f}" for i in found.values())
 
 def one_training(
-    found: Mapping[str, Interval | None], # what -> its interval; None where not run
+    found: Mapping[str, Interval | None], # what -> its interval, or a line of a table with `seeds`; None where not run
+    kind: str = "differences", # what they are
 ) -> str: # empty where each has several
-    "Names what rests on one training a side."
-    names = [name for name, i in found.items() if i and i.seeds == 1]
-    return f"One training a side stands behind: {'; '.join(names)}. Such an interval knows the participants' chance, not the seeds', and decides nothing." if names else ""
+    "Names what rests on a single training, of each side where it is a difference."
+    names, run = [name for name, i in found.items() if i and i.seeds == 1], sum(map(bool, found.values()))
+    who = f"all {run} {kind}" if len(names) == run > 1 else f"these {kind}: {'; '.join(names)}"
+    return f"A single training (of each side) stands behind {who}. Such an interval knows the participants' chance, not the seeds', and decides nothing." if names else ""
 
 def both_ways(
     decided: Callable[[bool], pd.DataFrame], # student -> claims, with a column `verdict`
