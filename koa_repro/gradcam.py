@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAST', 'JOINT', 'HALF', 'CHOSEN', 'READINGS', 'MAIN', 'CONTROLS', 'ANEW', 'COARSE', 'shown_networks', 'last_map',
-           'class_cams', 'heat', 'map_places', 'on_roi', 'band_share', 'patch_share', 'half_of', 'cam_shares',
-           'rank_of', 'drawn_knees', 'cam_maps', 'looked_at', 'preference', 'preferences', 'cam_table', 'show_cam',
-           'reading_table', 'cam_claims', 'draw_cams']
+           'class_cams', 'heat', 'map_places', 'on_roi', 'band_share', 'patch_share', 'ceiling', 'half_of',
+           'cam_shares', 'rank_of', 'drawn_knees', 'cam_maps', 'looked_at', 'preference', 'preferences', 'cam_table',
+           'show_cam', 'reading_table', 'cam_claims', 'draw_cams']
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a04
 import textwrap
@@ -129,6 +129,17 @@ def patch_share(knees: np.ndarray) -> np.ndarray: # (B,), NaN where the map is 0
     whole = knees.sum((1, 2), dtype=float)
     return np.divide(sum(knees[:, slice(*ROWS), slice(*c)].sum((1, 2), dtype=float) for c in COLUMNS), whole, out=np.full(len(knees), np.nan), where=whole > 0)
 
+# %% ../nbs/28_fig4_gradcam.ipynb #28ca0a44
+def ceiling(
+    view: str, # one of `VIEWS`
+    shape: tuple[int, int], # of the map
+    places: tuple | None = None, # as `on_roi` takes them
+) -> float: # 1.0: such a map can show no preference
+    "The largest preference for the joint band that a map of this shape can have: all of it in its best row."
+    eye = torch.eye(shape[0])[:, :, None].expand(-1, -1, shape[1])
+    each, even = (band_share(on_roi(m.expand(len(VIEWS[view]), -1, -1, -1), view, places)) for m in (eye, torch.ones(1, *shape)))
+    return float(np.nanmax(each) / even[0])
+
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a23
 READINGS = {"decision 25": "as published", "decision 15": "band of 15 rows above and below", "decision 35": "band of 35 rows above and below",
             "margin 25": "of the margin", "grade 25": "of the higher grade's logit", "looking 25": "pixels where they look"}
@@ -247,24 +258,24 @@ def cam_table(
         line, own = dict(row=row, map=last_map(network_of(row)), runs_done=sum(t is not None for t in s), runs_wanted=len(s)), [t[0] for t in s if t is not None]
         if own:
             mean = lambda c: np.mean([np.nanmean(x[c]) for x in own])
-            line |= dict(patches=mean("patches"), empty=np.mean([x[MAIN].isna().mean() for x in own]), untrained=mean("untrained") / (2 * CHOSEN / PATCH),
-                         **ends("preference", levels[row, MAIN]), **ends("rank", _rank(rows[row], s)))
+            line |= dict(patches=mean("patches"), empty_maps=np.mean([x[MAIN].isna().mean() for x in own]), **ends("preference", levels[row, MAIN]),
+                         **ends("untrained", _control(rows[row], own, "untrained", PATCH / (2 * CHOSEN))), **ends("rank", _control(rows[row], own, "rank")))
         lines.append(line | (ends("difference", holm[row]) | dict(p_holm=holm[row].p) if row in holm else {}))
-    columns = [f"{c}{e}" for c in ("preference", "difference", "rank") for e in ("", "_low", "_high")]
-    return pd.DataFrame(lines).reindex(columns=["row", "map", "runs_done", "runs_wanted", *columns[:6], "p_holm", "untrained", *columns[6:], "patches", "empty"])
+    columns = [f"{c}{e}" for c in ("preference", "difference", "untrained", "rank") for e in ("", "_low", "_high")]
+    return pd.DataFrame(lines).reindex(columns=["row", "map", "runs_done", "runs_wanted", *columns[:6], "p_holm", *columns[6:], "patches", "empty_maps"])
 
-def _rank(runs, s) -> Interval:
-    "Rank correlation with the maps of new weights, over the knees that were looked at untrained and all trainings."
-    own = [t[0]["rank"].dropna() for t in s if t is not None]
+def _control(runs, own, column, unit=1.) -> Interval:
+    "A control's mean in a unit, over the knees that were looked at untrained and all trainings."
+    kept = [x[column].dropna() * unit for x in own]
     person = next(r for r in runs if r).predictions().drop_duplicates("file").set_index("file").participant
-    return bootstrap_interval(np.stack([x.loc[own[0].index] for x in own]), person[own[0].index], n=2_000)
+    return bootstrap_interval(np.stack([x.loc[kept[0].index] for x in kept]), person[kept[0].index], n=2_000)
 
 def show_cam(table: pd.DataFrame) -> pd.DataFrame:
     "The table to be read; a network without a run says so."
     cell = lambda r, c, form="{:.2f}": f"{form} [{form}, {form}]".format(r[c], r[f"{c}_low"], r[f"{c}_high"]) if pd.notna(r[c]) else ""
     return pd.DataFrame([{"network": label(r.row), "runs": f"{r.runs_done} of {r.runs_wanted}", "preference": cell(r, "preference") or "not run",
-                          "Ours less it (Holm)": cell(r, "difference", "{:+.2f}"), "untrained": f"{r.untrained:.2f}" if r.runs_done else "", "rank correlation with new weights": cell(r, "rank"),
-                          "inside the patches": f"{r.patches:.0%}" if r.runs_done else "", "empty maps": f"{r.empty:.1%}" if r.runs_done else ""}
+                          "Ours less it (Holm)": cell(r, "difference", "{:+.2f}"), "with new weights": cell(r, "untrained"), "rank correlation of both maps": cell(r, "rank"),
+                          "inside the patches": f"{r.patches:.0%}" if r.runs_done else "", "empty maps": f"{r.empty_maps:.1%}" if r.runs_done else ""}
                          for _, r in table.iterrows()])
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a32
@@ -299,7 +310,7 @@ def draw_cams(
     first = {row: next((t for t in s if t is not None), None) for row, s in seen.items()}
     some = next(t for t in first.values() if t is not None)[1]
     lines = some.sort_values(["name", "kl"], key=lambda c: c.eq("mean") if c.name == "name" else -c).reset_index(drop=True)
-    fig, axes = plt.subplots(len(lines), len(first), figsize=(PAGE, 1.02 * len(lines) + .6), dpi=80, squeeze=False)
+    fig, axes = plt.subplots(len(lines), len(first), figsize=(PAGE, 1.02 * len(lines) + .6), dpi=60, squeeze=False) # shown small, saved large
     for column, (row, t) in zip(axes.T, first.items()):
         column[0].set_title(textwrap.fill(label(row), 12), fontsize=8)
         for ax, (_, line) in zip(column, lines.iterrows()): _panel(ax, line, t, knees)
@@ -316,6 +327,7 @@ def _panel(ax, line, looked, knees):
         return
     maps = looked[1]
     values = np.kron(maps[(maps["name"] == line["name"]) & (maps.kl == line.kl)]["values"].iloc[0].reshape(ROI // COARSE, -1).astype(float), np.ones((COARSE, COARSE)))
+    if not values.any(): ax.text(.5, .84, "empty", ha="center", va="center", fontsize=8, color="0.4", transform=ax.transAxes)
     draw_class_map(ax, values, _image(knees, line["name"]), limit=values.max() or 1)
     for y in (JOINT - CHOSEN, JOINT + CHOSEN): ax.axhline(y - .5, color="0.35", ls="--", lw=.5)
 
