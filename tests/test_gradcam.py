@@ -8,7 +8,7 @@ from torch import nn
 from koa_repro import gradcam
 from koa_repro.comparators import create
 from koa_repro.data import cut_patches
-from koa_repro.gradcam import (CHOSEN, HALF, JOINT, MAIN, READINGS, band_share, cam_claims, cam_shares, cam_table, class_cams, ceiling, draw_cams, drawn_knees, heat,
+from koa_repro.gradcam import (CHOSEN, HALF, JOINT, MAIN, READINGS, band_share, cam_claims, cam_frames, cam_table, class_cams, ceiling, draw_cams, drawn_knees, heat,
                                last_map, looked_at, map_places, on_roi, patch_share, preference, preferences, rank_of, reading_table, show_cam, shown_networks)
 from koa_repro.house import use_style
 from koa_repro.phantom import make_knees
@@ -178,6 +178,8 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
         for r in READINGS:  # the same knees in the same order, whatever the order of the tables
             one, other = (preference(again[row][0][0].loc[sorted(test.file)], r) for row in ("Ours", "Tiulpin"))
             assert levels["Ours", r].estimate == pytest.approx(one.mean()) and apart["Tiulpin", r].estimate == pytest.approx((one - other).mean())
+        mixed = again | {"Tiulpin": [(again["Tiulpin"][0][0].sample(frac=1, random_state=0), again["Tiulpin"][0][1])]}
+        assert preferences(rows, mixed, 500) == (levels, apart)  # each knee stays with its participant
         table = cam_table(rows, again, levels, apart)
         said = show_cam(table).set_index("network")
         assert said.preference["Antony"] == "not run" and said["empty maps"]["Antony"] == "" and len(reading_table(levels, apart)) == 12
@@ -194,7 +196,7 @@ def test_kept_shares_are_those_of_each_knee(trained):
     "Knee by knee through another path: its own views, its own decision, its own stretching."
     _, knees, rows = trained
     run, test = rows["Ours"][0], knees.where(split="test")
-    kept, model = cam_shares(run, test).set_index("file"), run.model()
+    kept, model = cam_frames(run, test)[0].set_index("file"), run.model()
     for i in (0, 7, 20):
         views = [nn.functional.avg_pool2d((torch.from_numpy(p).float()[:, None] / 255 - model.scale[0]) / model.scale[1], 4) for p in cut_patches(test.images[i:i + 1], test.side[i:i + 1])]
         decision = model(*views).argmax(1)
@@ -207,11 +209,11 @@ def test_kept_shares_are_those_of_each_knee(trained):
 def test_weights_drawn_anew_change_the_map_and_the_same_weights_do_not(trained, monkeypatch):
     _, knees, rows = trained
     run, test = rows["Tiulpin"][0], knees.where(split="test")
-    assert cam_shares(run, test)["rank"].abs().mean() < .8
+    assert cam_frames(run, test)[0]["rank"].abs().mean() < .8
     fresh = build_network(run.spec).eval(); fresh.scale = run.model().scale
     monkeypatch.setattr(gradcam, "ANEW", 0)
     monkeypatch.setattr(type(run), "model", lambda self, weights="best": fresh)
-    same = cam_shares(run, test)
+    same = cam_frames(run, test)[0]
     some = same[MAIN].notna() & same["rank"].notna()
     np.testing.assert_allclose(same["rank"][some], 1, atol=1e-6); np.testing.assert_allclose(same.untrained[some], same[MAIN][some], atol=1e-6)
 
