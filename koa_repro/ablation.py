@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLACEMENTS', 'placed', 'pooling_specs', 'rows_of', 'aligned', 'pooling_table', 'show', 'pooling_differences',
-           'shared_seeds', 'difference_table', 'draw_pooling', 'pooling_claims']
+           'shared_seeds', 'row_difference', 'difference_table', 'draw_pooling', 'pooling_claims']
 
 # %% ../nbs/20_table3_pooling.ipynb #967ce8ac
 import textwrap
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .runs import Run, RunSpec, Study, study_runs, study_spec
 from .stats import Interval, bootstrap_metrics, draws, holm_intervals, mean_difference, stack
-from .claims import claim, paper_numbers, verdict
+from .claims import claim, paper_numbers, points, verdict
 
 # %% ../nbs/20_table3_pooling.ipynb #990ec494
 PLACEMENTS = ((4,), (1, 4), (2, 4), (3, 4), (1, 2, 4), (1, 2, 3, 4))
@@ -89,10 +89,22 @@ def pooling_differences(
 def shared_seeds(
     rows: Mapping[str, Sequence[Run | None]],
     a: str, b: str, # two rows
+    weights: str = "best", # those that did best on validation, or the last
 ) -> list: # [frames of a, frames of b], or nothing
     "Predictions of both rows for the seeds that both have; nothing where there is none."
-    both = [(x.predictions(), y.predictions()) for x, y in zip(rows[a], rows[b]) if x and y]
+    both = [(x.predictions(weights), y.predictions(weights)) for x, y in zip(rows[a], rows[b]) if x and y]
     return [list(side) for side in zip(*both)]
+
+def row_difference(
+    rows: Mapping[str, Sequence[Run | None]],
+    a: str, b: str, # two rows
+    weights: str = "best",
+    **kwargs, # n, student and drawn of `mean_difference`
+) -> Interval | None: # a - b on the test knees; None where no seed has both
+    "Paired accuracy difference of two rows over the seeds that both have."
+    if not (both := shared_seeds(rows, a, b, weights)): return None
+    runs = stack(dict(zip("ab", both)))
+    return mean_difference([(runs["a"], runs["b"])], **kwargs)
 
 def difference_table(
     found: Mapping[str, Interval], # from `pooling_differences`
@@ -143,11 +155,6 @@ def pooling_claims(
     "C01 to C03, decided by their rules."
     six = {placed(p): found[placed(p)] for p in PLACEMENTS if placed(p) in found}
     parts = dict(C01=found.get("mean"), C02=holm_intervals(six) if len(six) == len(PLACEMENTS) else None, C03=found.get("P1+P2+P3+P4 - P4"))
-    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=_points(part),
+    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=points(part),
                               verdict=(verdict(id, part, allowed=study.verdict) if part is not None else "not decided" if study.verdict else "no verdict"))
                          for id, part in parts.items()])
-
-def _points(part) -> str:
-    if part is None: return "not run"
-    if isinstance(part, Interval): return f"{100 * part.estimate:+.2f} [{100 * part.low:+.2f}, {100 * part.high:+.2f}] points"
-    return "lower bounds " + ", ".join(f"{100 * i.low:+.2f}" for i in part.values())

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'RELEASED', 'LIGHT', 'MEASURED', 'label', 'network_of', 'others', 'comparison_specs', 'rows_here',
-           'one_step', 'steps_of', 'state_of_row', 'measure_network', 'measured', 'comparison_table', 'weigh_row',
-           'training_cost', 'show_comparison', 'ours_against_each', 'detectable', 'against_table', 'draw_comparison',
-           'comparison_claims', 'lightness', 'measure_all']
+           'one_step', 'steps_of', 'state_of_row', 'peak_memory', 'measure_network', 'measured', 'comparison_table',
+           'weigh_row', 'training_cost', 'show_comparison', 'ours_against_each', 'detectable', 'against_table',
+           'detectable_says', 'draw_comparison', 'comparison_claims', 'lightness', 'measure_all']
 
 # %% ../nbs/21_table4_comparators.ipynb #21d00a04
 import json, resource, subprocess, sys, textwrap, time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -21,7 +22,7 @@ from matplotlib.text import Text
 from scipy.stats import norm
 
 from .ablation import aligned, rows_of, shared_seeds
-from .claims import claim, paper_numbers, verdict
+from .claims import both_ways, claim, few_seeds, one_training, paper_numbers, points, verdict
 from .comparators import deviation, weigh
 from .house import COLORS, PAGE, manifests, processor, repository, use_style, save_figure, save_table
 from .phantom import make_knees
@@ -95,6 +96,12 @@ def state_of_row(row: str, rows: Mapping, steps: Mapping) -> str:
 # %% ../nbs/21_table4_comparators.ipynb #21d00a13
 MEASURED = "network_costs.csv" # in the folder of manifests
 
+def peak_memory() -> float: # GiB
+    "This process's peak of resident memory. `ru_maxrss` stands in where there is no /proc; there a child starts with its parent's peak."
+    try: lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)  # in bytes there
+    return int(next(l for l in lines if l.startswith("VmHWM")).split()[1]) / 2**20
+
 def measure_network(
     row: str, # of Table IV
     batch: int = 8, # knees of the training step
@@ -110,7 +117,7 @@ def measure_network(
         predict(trainer.model, trainer.val, index=torch.zeros(1, dtype=torch.long)); times.append(time.process_time() - start)
     order, change = (torch.from_numpy(d[0]) for d in draw_epoch(trainer.labels, trainer.recipe, 0, 0))
     trainer.model.train(); trainer.step(order, change)
-    return dict(row=row, latency_ms=1000 * min(times[1:]), peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    return dict(row=row, latency_ms=1000 * min(times[1:]), peak_gib=peak_memory(),
                 batch=batch, passes=len(times) - 1, threads=1, processor=processor(), torch=torch.__version__)
 
 def measured() -> pd.DataFrame: # row, latency_ms, peak_gib, batch, passes, threads, processor, torch
@@ -165,13 +172,14 @@ def ours_against_each(
     rows: Mapping[str, Sequence[Run | None]], # from `rows_here`
     ours: str = "Ours", # or `ATTENTION`
     n: int = 10_000, # resamples
+    student: bool = False, # see `stats.bootstrap_interval`
 ) -> dict[str, Interval]: # row -> Ours minus it; a row without a common seed is left out
     "Paired accuracy differences over seeds and participants, all on the same resamples."
     pairs = {f"{row}/{i}": side for row in [*others(), RELEASED] for i, side in enumerate(shared_seeds(rows, ours, row))}
     if not pairs: return {}
     runs = stack(pairs)
     drawn = draws(next(iter(runs.values())).participant, n)
-    return {row: mean_difference([(runs[f"{row}/0"], runs[f"{row}/1"])], drawn=drawn) for row in rows if f"{row}/0" in runs}
+    return {row: mean_difference([(runs[f"{row}/0"], runs[f"{row}/1"])], student=student, drawn=drawn) for row in rows if f"{row}/0" in runs}
 
 def detectable(
     found: Interval, # of a difference, with its replicates
@@ -192,6 +200,16 @@ def against_table(
     return pd.DataFrame([dict(row=k, paper=paper["Ours"] - paper.get(k, np.nan), ours=100 * i.estimate, low=100 * i.low, high=100 * i.high, p=i.p,
                               p_holm=adjusted.get(k, np.nan), detectable=100 * detectable(i), seeds=i.seeds) for k, i in found.items()],
                         columns=["row", "paper", "ours", "low", "high", "p", "p_holm", "detectable", "seeds"])
+
+def detectable_says(
+    against: pd.DataFrame, # from `against_table`, with a line at least
+) -> str:
+    "The smallest differences that would have shown, beside the paper's leads, in a sentence."
+    one = (against.seeds == 1).sum()
+    more = "" if not one else f" (more, since the seeds' chance is not in {'it' if one == len(against) else f'{one} of these {len(against)}'})"
+    return (f"The smallest difference that would have shown lies between {against.detectable.min():.1f} and {against.detectable.max():.1f} points{more}; "
+            f"the paper prints leads from {against.paper.min():.2f} to {against.paper.max():.2f} points over these.")
+
 
 # %% ../nbs/21_table4_comparators.ipynb #21d00a24
 def _apart(a, b) -> bool: return a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1] # boxes: left, bottom, right, top
@@ -262,8 +280,8 @@ def lightness(table: pd.DataFrame) -> str:
     return f"fewer parameters than {more['parameters']} of 16, fewer multiply-adds than {more['multiply_adds']} of 16"
 
 def _says(id, part, done) -> str:
-    if part is None: return f"{done} of 16 run" if id == "C05" else "not run"
-    if isinstance(part, Interval): return f"{100 * part.estimate:+.2f} [{100 * part.low:+.2f}, {100 * part.high:+.2f}] points"
+    if id != "C05": return points(part)
+    if part is None: return f"{done} of 16 run"
     above = sum(i.low > 0 for i in part.values())
     return f"{above} of {len(part)} lower bounds above 0; the least {100 * min(i.low for i in part.values()):+.2f} points"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ce_setting', 'hybrid_setting', 'contest_spec', 'budget', 'contest_specs', 'fusion_specs', 'chances', 'best_of',
-           'curves', 'curve_table', 'draw_contest', 'winners', 'both_difference', 'contest_claims']
+           'curves', 'curve_table', 'draw_contest', 'winners', 'fresh_specs', 'contest_differences', 'contest_claims']
 
 # %% ../nbs/45_contest.ipynb #45d4f603
 import textwrap
@@ -15,13 +15,14 @@ from math import comb
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
-from .ablation import aligned, rows_of
-from .claims import claim, verdict
+from .ablation import aligned, row_difference, rows_of
+from .claims import both_ways, claim, few_seeds, one_training, points, verdict
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .hybrid import LOSS_NAMES
+from .hyperparameters import all_have, choose
 from .runs import Run, RunSpec, Study, study_spec
 from .search import PAPERS, scale_of, two_cuts, whole_parts
-from .stats import Interval, Predictions, draws, paired_difference, percentile
+from .stats import Interval, draws, percentile
 
 # %% ../nbs/45_contest.ipynb #45072936
 def ce_setting(i: int) -> dict: # rate, weight_decay, label_smoothing
@@ -79,8 +80,7 @@ def curves(
     n: int = 2000, # resamples
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]: # loss -> expected accuracy (N,), replicates (n, N); and "difference", hybrid - ce
     "Best-of-n curves of both losses, over the settings that both have; empty where neither has any."
-    both = [i for i, pair in enumerate(zip(*rows.values())) if all(pair)]
-    if not both: return {}
+    if not (both := all_have(rows.values())): return {}
     pick = {f"{loss}/{i}": [runs[i]] for loss, runs in rows.items() for i in both}
     right = {split: {k: p for k, p in aligned(pick, split).items()} for split in ("val", "test")}
     drawn = {split: draws(next(iter(found.values())).participant, n, seed) for seed, (split, found) in enumerate(right.items())}
@@ -123,28 +123,34 @@ def draw_contest(
 # %% ../nbs/45_contest.ipynb #45c3e504
 def winners(
     rows: Mapping[str, Sequence[Run | None]], # loss -> runs by setting
-) -> dict[str, int]: # loss -> its setting; empty where nothing was run
+) -> dict[str, int]: # loss -> its setting; empty until every setting of both was run
     "The setting of each loss that is best on validation: by accuracy, between equals by cross-entropy."
-    both = [i for i, pair in enumerate(zip(*rows.values())) if all(pair)]
-    if not both: return {}
-    val = aligned({f"{loss}/{i}": [runs[i]] for loss, runs in rows.items() for i in both}, "val")
-    score = lambda p: (p.right.mean(), np.log(p.confidence.clip(1e-12)).mean())
-    return {loss: max(both, key=lambda i: score(val[f"{loss}/{i}"])) for loss in rows}
+    if not rows or not all(map(all, rows.values())): return {}
+    val = aligned({(loss, i): [run] for loss, runs in rows.items() for i, run in enumerate(runs)}, "val")
+    return {loss: choose({i: val[loss, i] for i in range(len(runs))}) for loss, runs in rows.items()}
 
-def both_difference(
-    rows: Mapping[str, Sequence[Run | None]], # two rows, runs by seed
-) -> Interval | None: # first - second on test, over the seeds that both have
-    "Paired accuracy difference of two rows."
-    pairs = [pair for pair in zip(*rows.values()) if all(pair)]
-    if not pairs: return None
-    return paired_difference(*aligned(dict(zip(rows, zip(*pairs)))).values())
+def fresh_specs(
+    study: Study,
+    won: Mapping[str, int], # from `winners`
+) -> dict[str, list[RunSpec]]: # "hybrid", "ce" -> one spec a fresh seed; empty without winners
+    "The winners with seeds that had no part in the choice."
+    return {loss: [contest_spec(study, loss, won[loss], 1 + seed) for seed in range(study.seeds)] for loss in ("hybrid", "ce") if won}
 
 # %% ../nbs/45_contest.ipynb #45183a59
+def contest_differences(
+    fused: Mapping[str, Sequence[Run | None]], # "concat", "add" -> runs by seed
+    again: Mapping[str, Sequence[Run | None]], # "hybrid", "ce" -> fresh runs of the winners
+    **kwargs, # n and student of `mean_difference`
+) -> dict[str, Interval | None]: # C04 and C15
+    "What the two claims ask for: concatenation minus addition, and hybrid minus cross-entropy, both tuned."
+    return dict(C04=row_difference(fused, "concat", "add", **kwargs), C15=row_difference(again, "hybrid", "ce", **kwargs) if again else None)
+
 def contest_claims(
-    found: Mapping[str, Interval | None], # C04 and C15
+    found: Mapping[str, Interval | None], # from `contest_differences`
+    whole: bool, # every setting of both losses was run
     study: Study,
 ) -> pd.DataFrame: # id, claim, holds_when, ours, seeds, verdict
-    "C04 and C15, decided by their rules."
-    say = lambda i: "not run" if i is None else f"{100 * i.estimate:+.2f} [{100 * i.low:+.2f}, {100 * i.high:+.2f}] points"
-    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=say(i), seeds=i.seeds if i else 0,
-                              verdict=verdict(id, i, allowed=study.verdict) if i else "not decided" if study.verdict else "no verdict") for id, i in found.items()])
+    "C04 and C15, decided by their rules; C15 only where both losses had their whole budget."
+    can = lambda id, i: i and (id != "C15" or whole)
+    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=points(i), seeds=i.seeds if i else 0,
+                              verdict=verdict(id, i, allowed=study.verdict) if can(id, i) else "not decided" if study.verdict else "no verdict") for id, i in found.items()])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSS_NAMES', 'VARIANTS', 'OURS', 'hybrid_specs', 'applied', 'applied_specs', 'draw_training', 'hybrid_table', 'gains',
-           'show_hybrid', 'gains_table', 'gains_verdict']
+           'show_hybrid', 'gains_table', 'gains_verdict', 'gains_claims', 'mean_weight']
 
 # %% ../nbs/25_table6_hybrid.ipynb #1b0338a5
 import textwrap
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
-from .ablation import aligned, pooling_specs
-from .claims import claim, paper_numbers, verdict
+from .ablation import aligned, pooling_specs, row_difference
+from .claims import both_ways, claim, few_seeds, one_training, paper_numbers, verdict
 from .comparison import ATTENTION, label, network_of, rows_here, steps_of
 from .house import COLORS, PAGE, use_style, save_figure, save_table
+from .losses import HybridLoss
 from .runs import Run, RunSpec, Study, study_spec
-from .stats import Interval, bootstrap_interval, holm, holm_intervals, mean_difference
+from .stats import Interval, bootstrap_interval, holm, holm_intervals
 
 # %% ../nbs/25_table6_hybrid.ipynb #7d614cf5
 LOSS_NAMES = dict(ce="cross-entropy", hybrid="hybrid")
@@ -83,20 +84,17 @@ def _cells(ce, hybrid, weights) -> dict:
     "Ours, in percent and points: each loss over all its seeds, the difference over those that both have."
     found = {loss: bootstrap_interval(p) for loss, p in aligned(dict(ce=ce, hybrid=hybrid), weights=weights).items()}
     both = [pair for pair in zip(ce, hybrid) if all(pair)]
-    if both: found["difference"] = _gain(both, weights)
+    if both: found["difference"] = row_difference(dict(ce=ce, hybrid=hybrid), "hybrid", "ce", weights)
     return dict(runs_done=len(both), runs_ce=sum(map(bool, ce)), runs_hybrid=sum(map(bool, hybrid)),
                 **{f"{name}{end}": 100 * x for name, i in found.items() for end, x in zip(("", "_low", "_high"), (i.estimate, i.low, i.high))})
 
-def _gain(both, weights) -> Interval:
-    runs = aligned(dict(zip(LOSS_NAMES, zip(*both))), weights=weights)
-    return mean_difference([(runs["hybrid"], runs["ce"])])
-
 def gains(
     rows: Mapping[str, Sequence[Run | None]], # from `rows_here`
+    student: bool = False, # see `stats.bootstrap_interval`
 ) -> dict[str, Interval]: # network -> hybrid minus cross-entropy, of the seven that have both
     "The paired differences of the paper's seven networks."
-    pairs = {name: [p for p in zip(rows[f"{name}, ce"], rows[f"{name}, hybrid"]) if all(p)] for name in applied()}
-    return {name: _gain(both, "best") for name, both in pairs.items() if both}
+    found = {name: row_difference(rows, f"{name}, hybrid", f"{name}, ce", student=student) for name in applied()}
+    return {name: i for name, i in found.items() if i}
 
 def show_hybrid(table: pd.DataFrame) -> pd.DataFrame:
     "The table as the paper prints it, ours beside the paper's; a loss without a run says so."
@@ -123,3 +121,17 @@ def gains_verdict(
     "C14 by its rule, where all seven have runs under both losses."
     if len(found) < len(applied()): return "not decided" if study.verdict else "no verdict"
     return verdict("C14", holm_intervals(found), allowed=study.verdict)
+
+def gains_claims(
+    found: Mapping[str, Interval], # from `gains`
+    study: Study,
+) -> pd.DataFrame: # one line: id, claim, holds_when, ours, verdict
+    "C14, as a table."
+    ours = f"{len(found)} of {len(applied())} networks have both losses; {sum(i.low > 0 for i in found.values())} gain (95% intervals)"
+    return pd.DataFrame([dict(id="C14", claim=claim("C14").claim, holds_when=claim("C14").holds_when, ours=ours, verdict=gains_verdict(found, study))])
+
+def mean_weight(
+    loss: HybridLoss,
+) -> float: # cross-entropy's is 1
+    "What a sample weighs on average in the hybrid loss (eq. 11): alpha, beta and gamma in the shares of lambda."
+    return float(np.dot(loss.ratio, loss.weights) / np.sum(loss.ratio))

@@ -19,7 +19,7 @@ from . import bare
 from .ablation import pooling_specs
 from .calibration import confidence_specs
 from .comparison import comparison_specs
-from .contest import fusion_specs
+from .contest import contest_specs, fresh_specs, fusion_specs, winners
 from .data import GRADES, KneeSet
 from .house import place, provenance, repository, save_table
 from .forks import fork_specs
@@ -29,7 +29,7 @@ from .roc import ASKED, NAMED, roc_specs
 from .runs import (PROFILES, Run, Study, ensure, find, keep_reference, knees_id, predictions_frame, references, replicates,
                             state_of, study_frame, study_knees, study_spec, write_run)
 from .specs import RunSpec, read_spec
-from .search import partition_specs
+from .search import keep_search, partition_specs, scaled_grid
 from .split import crossover_specs
 from .stats import Interval, mean_difference, stack
 
@@ -54,9 +54,18 @@ def one_seed(study: Study, seed: int) -> list[Wanted]:
                         ("split", pick(crossover_specs(study))), ("VI", pick(applied_specs(study))), ("IV", pick(comparison_specs(study))),
                         ("V", {row: spec(loss="hybrid", loss_options=options) for row, options in table5_options().items()}),
                         ("forks", pick(fork_specs(study))), ("partition", pick(partition_specs(study))), ("fusion", pick(fusion_specs(study))),
-                        ("Fig. 8, five grades", {row: five[row] for row in five if row.startswith("Ours") or row in NAMED})):
+                        ("Fig. 8, five grades", {row: five[row] for row in five if row.startswith("Ours") or row in NAMED}),
+                        *_searches(study, seed)):
         wanted += [Wanted(table, row, s) for row, s in rows.items()]
     return wanted
+
+def _searches(study, seed) -> list[tuple]: # (table, {row: spec})
+    "The contest's settings, once; its winners anew, which are known when every setting was run; the halving's grid."
+    settings = contest_specs(study)
+    won = winners({loss: [find(s, study.runs) for s in specs] for loss, specs in settings.items()})
+    contest = {f"{loss}, setting {i}": s for loss, specs in settings.items() for i, s in enumerate(specs) if seed == 0}
+    return [("contest", contest), ("contest, winners", {loss: specs[seed] for loss, specs in fresh_specs(study, won).items()}),
+            ("halving", {", ".join(map(str, triple)): s for (_, triple), s in scaled_grid(study, (seed,)).items()})]
 
 def wanted_runs(study: Study) -> list[Wanted]:
     "The whole list, seed by seed, each run once."
@@ -76,10 +85,12 @@ def status(study: Study) -> pd.DataFrame: # one line a wanted run: table, row, s
     return pd.DataFrame(lines)
 
 # %% ../nbs/34_reference.ipynb #6162a562
-def collect(study: Study) -> list[Path]: # the folders in the references
-    "Keep every wanted run that this study's store holds finished."
-    done = [Run(w.spec, study.runs / w.spec.id) for w in wanted_runs(study) if (study.runs / w.spec.id / "spec.json").exists()]
-    return [keep_reference(run) for run in done]
+def collect(study: Study) -> list[Path]: # the references that this call made
+    "Keep every wanted run that this study's store holds finished, and the search's trials. Raises `ValueError` for the smoke profile."
+    if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
+    before, specs = set(references().rglob("spec.json")), [w.spec for w in wanted_runs(study)] + keep_search(study)
+    kept = [keep_reference(Run(s, study.runs / s.id)) for s in dict.fromkeys(specs) if (study.runs / s.id / "spec.json").exists()]
+    return [p for p in kept if p / "spec.json" not in before]
 
 def train(
     study: Study,
@@ -91,10 +102,9 @@ def train(
     if study.data == "reference": raise ValueError("The references hold predictions, no knees to train on: give DATA=path/to/knees.")
     missing = [w.spec for w in wanted_runs(study) if not find(w.spec)]
     if missing: study_knees(study, missing[0].grades, missing[0].split)  # read before the clock starts
-    before = set(references().rglob("spec.json"))
     try: ensure(missing, study.runs, lambda s: study_knees(study, s.grades, s.split), "local", progress, deadline=time.time() + 60 * minutes)
     finally: kept = collect(study)
-    return [p for p in kept if p / "spec.json" not in before]
+    return kept
 
 # %% ../nbs/34_reference.ipynb #34994c30
 CODE = ("__init__", "views", "model", "partition", "losses", "training", "comparators", "specs", "bare") # all that the far side needs of this library
@@ -217,9 +227,9 @@ def _one_split_each(knees, facts) -> dict[str, np.ndarray]:
     return found
 
 def main(argv: Sequence[str] | None = None) -> int:
-    "The command behind `make reference`, `make pack` and `make merge`."
+    "The command behind `make reference`, `make pack`, `make merge` and `make status`; `collect` takes in what a store holds."
     p = argparse.ArgumentParser("koa_repro.reference", description="Make, pack or take in reference runs, or say what there is.")
-    p.add_argument("what", choices=("train", "pack", "merge", "status"))
+    p.add_argument("what", choices=("train", "collect", "pack", "merge", "status"))
     p.add_argument("--profile", default="", help=f"how thoroughly: {', '.join(n for n in PROFILES if n != 'smoke')}; fast on a GPU and short without one, if empty")
     p.add_argument("--data", default="reference", help="folder of knees, or phantom; reference: the manifest, for status")
     p.add_argument("--seeds", type=int, default=1, help="trainings of every row")
@@ -238,7 +248,7 @@ def _command(a, study) -> int:
         files = pack_study(study, folder)
         print(f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.0f} MB, in {folder / 'send'}\n"
               "There, in that folder: python3 -m koa_repro.bare . --work ../work --out ../out --minutes 9"); return 0
-    made = train(study, a.minutes) if a.what == "train" else merge(Path(a.runs).expanduser(), folder)
+    made = dict(train=lambda: train(study, a.minutes), collect=lambda: collect(study), merge=lambda: merge(Path(a.runs).expanduser(), folder))[a.what]()
     held = status(study).state.eq("reference")
     print(f"{len(made)} runs taken into {references().relative_to(repository())}; of {study.profile}, {held.sum()} of {len(held)} are there")
     return 0

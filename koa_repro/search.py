@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FEW', 'PARTS', 'PAPERS', 'PARTITIONS', 'every_third', 'Scale', 'scale_of', 'scaled_spec', 'trained_to',
            'history_so_far', 'open_search', 'work_through', 'rungs', 'halve', 'halved', 'scaled_grid', 'search_file',
-           'live_halving', 'grid_history', 'kept', 'complete', 'replay', 'halving_table', 'draw_halving',
-           'table5_history', 'whole_parts', 'two_cuts', 'loss_options', 'search_weights', 'trials_table', 'search_gain',
-           'draw_search', 'partition_specs', 'partition_table', 'draw_partition', 'main']
+           'live_halving', 'grid_history', 'complete', 'replay', 'halving_table', 'draw_halving', 'table5_history',
+           'whole_parts', 'two_cuts', 'loss_options', 'search_weights', 'trials_table', 'trial_spec', 'kept_search',
+           'read_search', 'made_search', 'keep_search', 'search_gain', 'draw_search', 'partition_specs',
+           'partition_table', 'draw_partition', 'main']
 
 # %% ../nbs/42_search.ipynb #42d4f613
-import argparse, hashlib, json, sys, textwrap, time
+import argparse, hashlib, sys, textwrap, time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,10 @@ from filelock import FileLock
 from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-from .ablation import aligned, rows_of
+from .ablation import aligned, row_difference, rows_of
 from .hyperparameters import TRIPLES, grid_specs, table5_options
-from .house import COLORS, COLUMN, PAGE, repository, use_style, save_figure, save_table, writable
-from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, look_up, make_run, study_knees, study_spec
+from .house import COLORS, COLUMN, PAGE, use_style, save_figure, save_table, writable
+from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, look_up, make_run, references, study_knees, study_spec
 from .stats import Interval, bootstrap_interval, paired_difference
 from .training import Recipe
 
@@ -198,15 +199,6 @@ def grid_history(
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["epoch", "val_accuracy", "val_loss", "seconds", "seed", "alpha", "beta", "gamma"])
 
 # %% ../nbs/42_search.ipynb #42d4f623
-def kept(
-    name: str, # of a table in `figures/`
-    scale: str, # what its provenance must say
-) -> pd.DataFrame | None: # None where there is none of this scale
-    "A kept table, if it was made at this scale."
-    file = repository() / "figures" / f"{name}.csv"
-    if not file.exists() or json.loads(Path(f"{file}.json").read_text()).get("scale") != scale: return None
-    return pd.read_csv(file)
-
 def complete(
     history: pd.DataFrame, # from `grid_history` or `table5_history`
     epochs: int,
@@ -321,13 +313,46 @@ def search_weights(
         return work_through(search, loss_options, value, [epochs], trials, seed)
     return _alone(study, work)
 
-def trials_table(search: optuna.Study) -> pd.DataFrame: # one line a finished trial
+def trials_table(search: optuna.Study | None) -> pd.DataFrame: # one line a finished trial
     "Every trial's setting and validation accuracy (percent), in the order in which they were made."
     lines = []
-    for t in search.get_trials(states=(TrialState.COMPLETE,)):
+    for t in search.get_trials(states=(TrialState.COMPLETE,)) if search else ():
         o = loss_options(optuna.trial.FixedTrial(t.params))
         lines.append(dict(trial=t.number, ratio=":".join(map(str, o["ratio"])), smoothing=o["smoothing"], **dict(zip(("alpha", "beta", "gamma"), o["weights"])), validation=100 * t.value))
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=["trial", "ratio", "smoothing", "alpha", "beta", "gamma", "validation"])
+
+def trial_spec(
+    study: Study,
+    trial, # a line of `trials_table`
+    seed: int = 0, # of the search
+) -> RunSpec:
+    "The training behind a trial."
+    return scaled_spec(study, seed, ratio=tuple(map(int, trial.ratio.split(":"))), smoothing=trial.smoothing, weights=(trial.alpha, trial.beta, trial.gamma))
+
+# %% ../nbs/42_search.ipynb #42b0c0d2
+def kept_search(study: Study, seed: int = 0) -> Path:
+    "Where the trials of a search of this scale are kept, beside the reference runs."
+    return references() / "searches" / f"{scaled_spec(study, seed).id}.csv"
+
+def read_search(study: Study, seed: int = 0) -> pd.DataFrame:
+    "The kept trials of a search of this scale; without lines where there are none."
+    file = kept_search(study, seed)
+    return pd.read_csv(file) if file.exists() else trials_table(None)
+
+def made_search(study: Study, seed: int = 0) -> pd.DataFrame:
+    "The finished trials of this study's own file of searches; without lines where there are none."
+    if not (file := search_file(study)).exists(): return trials_table(None)
+    try: return trials_table(optuna.load_study(study_name=f"search, seed {seed}", storage=f"sqlite:///{file}"))
+    except KeyError: return trials_table(None)  # the file holds halvings only
+
+def keep_search(study: Study, seed: int = 0) -> list[RunSpec]: # the trainings of the trials so kept
+    "Keep this study's trials, where they go on from what is kept."
+    made, file = made_search(study, seed), kept_search(study, seed)
+    text = made.to_csv(index=False)
+    if made.empty or file.exists() and not text.startswith(file.read_text()): return []
+    writable(file.parent); file.write_text(text)
+    return [trial_spec(study, t, seed) for t in made.itertuples()]
+
 
 # %% ../nbs/42_search.ipynb #42a1c3fe
 def search_gain(
@@ -337,7 +362,7 @@ def search_gain(
 ) -> pd.DataFrame: # one line: chosen trial, difference to the paper's setting on test, low, high (points), seeds; empty without runs
     "Test accuracy of the trial that is best on validation minus that of trial 0, the paper's setting, paired by knee."
     pick = {name: trials.loc[i] for name, i in (("chosen", trials.validation.idxmax()), ("paper", trials.trial.idxmin()))}
-    runs = {name: find(scaled_spec(study, seed, ratio=tuple(map(int, t.ratio.split(":"))), smoothing=t.smoothing, weights=(t.alpha, t.beta, t.gamma)), study.runs) for name, t in pick.items()}
+    runs = {name: look_up(study, trial_spec(study, t, seed)) for name, t in pick.items()}
     if not all(runs.values()): return pd.DataFrame(columns=["trial", "difference", "low", "high", "seeds"])
     p = aligned({name: [run] for name, run in runs.items()})
     i = paired_difference(p["chosen"], p["paper"])
@@ -369,14 +394,11 @@ def partition_table(
     rows: Mapping[str, Sequence[Run | None]], # from `rows_of`
 ) -> tuple[pd.DataFrame, Interval | None]: # percent; adaptive - 7:2:1
     "Test accuracy of each partition, with interval, and their paired difference over the seeds that both have."
-    both = [pair for pair in zip(rows["7:2:1"], rows["adaptive"]) if all(pair)]
     runs = aligned({name: runs for name, runs in rows.items()}) if any(map(any, rows.values())) else {}
     found = {name: bootstrap_interval(p) for name, p in runs.items()}
     table = pd.DataFrame([dict(partition=n, runs_done=sum(map(bool, rows[n])), **({k: 100 * getattr(found[n], k) for k in ("estimate", "low", "high")} if n in found else {})) for n in rows],
                          columns=["partition", "runs_done", "estimate", "low", "high"])
-    if not both: return table, None
-    p = aligned(dict(zip(PARTITIONS, zip(*both))))
-    return table, paired_difference(p["adaptive"], p["7:2:1"])
+    return table, row_difference(rows, "adaptive", "7:2:1")
 
 def draw_partition(
     runs: Sequence[Run], # of the adaptive partition

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'FRESH_SEED', 'KINDS', 'BINS', 'truth', 'sets_of', 'witness_study', 'witness_specs', 'watched',
-           'low_found', 'doubt_in', 'low_by_epoch', 'temperature', 'own_confidence', 'rank_correlation',
+           'low_found', 'doubt_in', 'low_by_epoch', 'above_from', 'own_confidence', 'rank_correlation',
            'fresh_confidences', 'closeness', 'draw_witness']
 
 # %% ../nbs/44_witness.ipynb #ed61ebe2
@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, softmax
-from scipy.stats import rankdata
+from scipy.special import softmax
 from tqdm import tqdm
 
+from .calibration import fit_temperature
 from .data import KneeSet
 from .house import COLORS, PAGE, use_style, save_figure, save_table, writable
 from .hybrid import LOSS_NAMES
@@ -28,7 +27,7 @@ from .partition import HIGH, LOW, MEDIUM, confidence, partition
 from .phantom import FREQUENCY, SIGNS, TAU, grade_probabilities, latents, make_knees, severity_posterior
 from .runs import RunSpec, Study, study_knees, study_spec
 from .specs import build_loss, build_network
-from .stats import Draws, Interval, bootstrap_interval, draws, paired_difference
+from .stats import Interval, bootstrap_interval, draws, paired_difference, spearman_of
 from .training import Recipe, Trainer, fit, predict
 from .views import DeviceKnees
 
@@ -132,15 +131,16 @@ def low_by_epoch(
     line("best judge", 0, bootstrap_interval(low_found(facts.best.to_numpy()[None], label, doubtful), drawn=drawn))
     return pd.DataFrame(lines)
 
-# %% ../nbs/44_witness.ipynb #d445817d
-def temperature(
-    logits: np.ndarray, # (N, K)
-    label: np.ndarray, # (N,)
-) -> float: # by which to divide them
-    "The temperature with the least cross-entropy on these knees (Guo et al. 2017)."
-    loss = lambda log_t: -np.log(np.clip(softmax(logits / np.exp(log_t), 1)[np.arange(len(label)), label], 1e-12, 1)).mean()
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 4), method="bounded").x))
+def above_from(
+    part: pd.DataFrame, # one loss's lines of `low_by_epoch`
+    chance: float,
+) -> int | None: # an epoch; None where the last epoch's interval is not above chance
+    "The epoch from which on every interval lies above chance, to the last. The first one that does may be the luck of many looks."
+    part = part.sort_values("epoch")
+    lasts = (part.low > chance).iloc[::-1].cummin()[::-1]
+    return int(part.epoch[lasts].iloc[0]) if lasts.any() else None
 
+# %% ../nbs/44_witness.ipynb #d445817d
 def own_confidence(logits: np.ndarray, label: np.ndarray) -> np.ndarray: # (N, K), (N,) -> (N,)
     return softmax(logits.astype(float), 1)[np.arange(len(label)), label]
 
@@ -149,17 +149,9 @@ def rank_correlation(
     readers: np.ndarray, # (N,)
     label: np.ndarray, # (N,)
 ) -> Callable: # weights (b, N) -> (b, S)
-    "Spearman's correlation within each grade, averaged; the ranks are those of all knees."
-    groups = [label == k for k in np.unique(label)]
-    def of(w):
-        total = 0
-        for g in groups:
-            v, y = w[:, g] / w[:, g].sum(1, keepdims=True), rankdata(readers[g])
-            x = np.stack([rankdata(s[g]) for s in scores])
-            mx, my = v @ x.T, (v @ y)[:, None]
-            total = total + (v @ (x * y).T - mx * my) / np.sqrt((v @ (x ** 2).T - mx ** 2) * ((v @ y ** 2)[:, None] - my ** 2))
-        return total / len(groups)
-    return of
+    "Spearman's correlation within each grade, averaged; every resample is ranked anew."
+    parts = [(g, spearman_of(scores[:, g], readers[g])) for g in (label == k for k in np.unique(label))]
+    return lambda w: np.mean([of(w[:, g]) for g, of in parts], 0)
 
 KINDS = LOSS_NAMES | dict(scaled="cross-entropy, temperature fitted")
 
@@ -170,7 +162,7 @@ def fresh_confidences(
 ) -> dict[str, np.ndarray]: # one of KINDS -> (S, N)
     "Confidence in the own label of the unseen knees."
     of = {loss: np.stack([own_confidence(p[i]["fresh"], label) for p in pairs]) for i, loss in enumerate(LOSS_NAMES)}
-    return of | dict(scaled=np.stack([own_confidence(p[0]["fresh"] / temperature(p[0]["val"].astype(float), val), label) for p in pairs]))
+    return of | dict(scaled=np.stack([own_confidence(p[0]["fresh"] / fit_temperature(softmax(p[0]["val"].astype(float), 1), val), label) for p in pairs]))
 
 def closeness(
     scores: Mapping[str, np.ndarray], # from `fresh_confidences`

@@ -1,18 +1,22 @@
 """Choices are made on validation knees, a killed search loses and repeats nothing, and halving, grid and contest add up."""
 import itertools, json, signal, subprocess, sys, time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from optuna.trial import TrialState
 
-from koa_repro import hyperparameters
-from koa_repro.contest import best_of, both_difference, budget, ce_setting, chances, contest_spec, curve_table, curves, hybrid_setting, winners
-from koa_repro.hyperparameters import TRIPLES, asked, choose, grid_claims, grid_cost, grid_specs, grid_table, optimism, row_differences, row_predictions
-from koa_repro.reference import table5_options
-from koa_repro.runs import Study, find
-from koa_repro.search import complete, every_third, halve, halved, halving_table, open_search, rungs, scale_of, scaled_spec, whole_parts
-from koa_repro.stats import draws
+from koa_repro import contest, hyperparameters, reference, runs, search
+from koa_repro.ablation import row_difference
+from koa_repro.contest import (best_of, budget, ce_setting, chances, contest_claims, contest_differences, contest_spec, contest_specs, curve_table, curves, fresh_specs,
+                               hybrid_setting, winners)
+from koa_repro.hyperparameters import TRIPLES, asked, choose, grid_claims, grid_cost, grid_specs, grid_table, optimism, row_differences, row_predictions, show_grid
+from koa_repro.reference import collect, table5_options
+from koa_repro.runs import PROFILES, Profile, RunSpec, Study, ensure, find, study_knees, study_spec
+from koa_repro.search import (Scale, complete, every_third, grid_history, halve, halved, halving_table, keep_search, kept_search, open_search, read_search, rungs, scale_of,
+                              scaled_spec, search_file, search_gain, search_weights, trial_spec, trials_table, whole_parts)
+from koa_repro.training import Recipe
 
 N = 200 # knees of a split, two a participant
 
@@ -57,19 +61,32 @@ def test_triples_of_a_row_are_judged_on_shared_seeds():
     rows[A, TRIPLES[0]][0] = None
     assert row_predictions(rows, A, "test") == {} and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
 
-def test_optimism_is_of_the_choice():
-    rng = np.random.default_rng(0)
-    equal = {t: row_predictions({(A, t): [run(.8, .8, int(rng.integers(1 << 30)))]}, A, "test")[t] for t in TRIPLES}
-    drawn = draws(next(iter(equal.values())).participant, 1000)
-    one, all_ = (optimism(f, drawn).estimate for f in ({TRIPLES[0]: equal[TRIPLES[0]]}, equal))
-    assert abs(one) < .005 and all_ > .03
+@pytest.mark.parametrize("triples, knees_each", [(2, 1), (36, 1), (36, 2)])
+def test_optimism_is_neither_too_low_nor_too_high(triples, knees_each):
+    "Against what choosing among equally good settings is known to add, with one knee a participant and with two that go together."
+    rng, n, told = np.random.default_rng(triples), 400, []
+    people = n // knees_each
+    truth = (rng.binomial(people, .8, (40_000, triples)).max(1) / people).mean() - .8
+    for _ in range(40):
+        right = np.repeat(rng.random((triples, people)) < .8, knees_each, 1)
+        found = {i: SimpleNamespace(right=r[None], participant=np.repeat(np.arange(people), knees_each).astype(str)) for i, r in enumerate(right)}
+        told.append(optimism(found, 200))
+    assert abs(np.mean(told) - truth) < 4 * np.std(told) / 40 ** .5 + .02 * truth
+    assert abs(optimism({0: found[0]}, 500)) < .004
 
-def test_rows_are_compared_at_equal_numbers_of_triples():
+def test_rows_are_compared_over_the_triples_that_both_have():
     cells = {(A, TRIPLES[0]): (.80, .90), (A, TRIPLES[1]): (.85, .70), (B, TRIPLES[3]): (.6, .6)}
     assert not row_differences(grid(cells), n=100)
-    found = row_differences(grid(cells | {(B, TRIPLES[4]): (.5, .95)}), n=100)
+    assert not row_differences(grid(cells | {(B, TRIPLES[4]): (.5, .95)}), n=100)  # equally many, and none the same
+    found = row_differences(grid(cells | {(B, TRIPLES[0]): (.5, .95)}), n=100)
     assert set(found) == {(A, B, "val"), (A, B, "test")}
-    assert found[A, B, "val"].estimate == pytest.approx(.25) and found[A, B, "test"].estimate == pytest.approx(.10)
+    assert found[A, B, "val"].estimate == pytest.approx(.30) and found[A, B, "test"].estimate == pytest.approx(-.05)  # at the triple that both have
+
+def test_one_run_is_no_choice():
+    cells = {(A, TRIPLES[0]): (.80, .90), (B, TRIPLES[0]): (.7, .7), (B, TRIPLES[1]): (.6, .8)}
+    shown = show_grid(grid_table(grid(cells), n=100)).set_index("λ, ε")
+    assert shown["chosen on validation"]["7:2:1, 0.15"].endswith("(only one run)") and shown["chosen on test"]["7:2:1, 0.15"] == shown["test, so chosen"]["7:2:1, 0.15"] == ""
+    assert "only" not in shown["chosen on validation"]["6:3:1, 0.15"] and shown["test, so chosen"]["6:3:1, 0.15"] == "80.00"
 
 @pytest.mark.parametrize("edge, verdicts", [(.10, ("holds", "holds")), (-.10, ("fails", "fails")), (0., ("not decided", "not decided"))])
 def test_claims_of_the_grid_can_go_either_way(edge, verdicts, tmp_path, monkeypatch):
@@ -99,6 +116,10 @@ def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
         (folder / "provenance.json").write_text(json.dumps(dict(device=device, processor="some processor")))
         cost = grid_cost(2).query("profile == 'fast' and measured == 1")
         assert list(cost.machine) == [kind] and cost.minutes.item() == 3 and cost.hours.item() == pytest.approx(3 * 864 / 60)
+
+def test_cost_is_of_this_network_alone():
+    spec = RunSpec("", recipe=PROFILES["fast"].recipe, options=PROFILES["fast"].options)
+    assert hyperparameters._alike(spec, PROFILES["fast"]) and not hyperparameters._alike(replace(spec, network="vgg-19"), PROFILES["fast"])
 
 SEARCH = """
 import sys, time
@@ -201,13 +222,28 @@ def test_the_contest_sees_a_planted_difference_and_none_where_there_is_none():
     for edge in (0, .15):
         table = curve_table(curves(make(edge), n=400)).set_index(["what", "tries"])
         assert len(table) == 24 and (table.low <= table.estimate).all()
+        apart = table.loc["difference"]
+        assert (apart.low < 100 * edge).all() and (100 * edge < apart.high).all() and (apart.estimate <= apart.high).all()
         assert (table.loc[("difference", 8)].low > 0) == (edge > 0)
         assert table.loc[("difference", 8)].estimate == pytest.approx(100 * edge, abs=.6)
+        mean = table.xs(1, level="tries").loc["ce"]  # one random setting: the mean of all, and the interval goes about it on both sides
+        assert mean.estimate == pytest.approx(73.5) and mean.low < 73 and 74 < mean.high
     assert winners(make(0)) == dict(ce=7, hybrid=7)
     uneven = make(0); uneven["ce"][7] = None; uneven["hybrid"][6] = None
-    assert winners(uneven) == dict(ce=5, hybrid=5) and len(curve_table(curves(uneven, n=50))) == 18  # only what both have: equal budgets
+    assert winners(uneven) == {} and len(curve_table(curves(uneven, n=50))) == 18  # only what both have: equal budgets
     assert curves(dict(ce=[None], hybrid=[None])) == {} and winners(dict(ce=[None], hybrid=[run(.7, .7)])) == {}
-    assert both_difference(dict(a=[None, run(.9, .9, 1)], b=[run(.5, .5), run(.6, .6, 2)])).estimate == pytest.approx(.3) and both_difference(dict(a=[None], b=[run(.5, .5)])) is None
+    assert row_difference(dict(a=[None, run(.9, .9, 1)], b=[run(.5, .5), run(.6, .6, 2)]), "a", "b").estimate == pytest.approx(.3) and row_difference(dict(a=[None], b=[run(.5, .5)]), "a", "b") is None
+
+def test_c15_waits_for_the_whole_budget(tmp_path):
+    "One setting of sixty a loss, and fresh trainings in which the hybrid loss is far ahead: no tuning, so nothing is decided."
+    study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
+    again = dict(hybrid=[run(.9, .9, s) for s in range(3)], ce=[run(.7, .7, 10 + s) for s in range(3)])
+    fused = dict(concat=[run(.8, .8, 20 + s) for s in range(3)], add=[run(.8, .8, 20 + s) for s in range(3)])
+    found = contest_differences(fused, again, n=500)
+    for whole, said in ((True, "holds"), (False, "not decided")): assert contest_claims(found, whole, study).set_index("id").verdict.to_dict() == dict(C04="holds", C15=said)
+    one_of_sixty = {loss: [run(.7, .7)] + [None] * (budget(study) - 1) for loss in ("ce", "hybrid")}
+    assert winners(one_of_sixty) == {} == fresh_specs(study, winners(one_of_sixty))
+    assert contest_differences(fused, {}, n=500)["C15"] is None
 
 def test_settings_are_fixed_and_differ(tmp_path):
     study = Study(store=str(tmp_path), out=str(tmp_path))
@@ -221,3 +257,49 @@ def test_scales_keep_the_rate_constant(tmp_path):
     for profile in ("smoke", "preview", "fast"):
         spec = scaled_spec(Study(profile, "phantom" if profile == "smoke" else "reference", store=str(tmp_path), out=str(tmp_path)))
         assert spec.recipe.schedule == "constant" and find(spec, tmp_path) is None
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    "A profile in which the grid, the search and the contest take seconds, and an empty folder of references."
+    recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="constant")
+    monkeypatch.setitem(PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False))
+    for module in (search, contest): monkeypatch.setattr(module, "scale_of", lambda study: Scale(recipe, dict(padding=1), "official", TRIPLES[:2], 3, 2, 1))
+    monkeypatch.setattr(contest, "budget", lambda study: 2)
+    for module in (runs, reference, search): monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
+    study = Study("short", seeds=2, store=str(tmp_path / "store"), out=str(tmp_path / "out"))
+    monkeypatch.setitem(runs._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees)  # as if these knees were the published ones
+    others = reference.one_seed
+    monkeypatch.setattr(reference, "one_seed", lambda study, seed: [w for w in others(study, seed) if w.table.startswith(("contest", "halving"))])
+    return study
+
+def test_grid_search_and_contest_can_become_references(small):
+    read = replace(small, data="reference", store=str(small.target / "elsewhere"))
+    assert grid_history(read, (0, 1)).empty and read_search(read).empty and fresh_specs(read, winners({k: [None] for k in ("ce", "hybrid")})) == {}
+    grid_history(small, (0,)); trials = trials_table(search_weights(small, 3))
+    train = lambda rows: ensure([s for specs in rows.values() for s in specs], small.runs, study_knees(small), progress=False)
+    train(contest_specs(small))
+    settled = {loss: [find(s, small.runs) for s in specs] for loss, specs in contest_specs(small).items()}
+    train(fresh_specs(small, winners(settled)))
+    made = {p.name for p in collect(small)}
+    assert made == {p.name for p in small.runs.iterdir() if (p / "spec.json").exists()} and len(made) >= 2 + 3 + 3 + 4  # setting 0 of the hybrid loss is the search's trial 0
+    assert collect(small) == []
+    assert grid_history(read, (0,)).equals(grid_history(small, (0,))) and complete(grid_history(read, (0,)), 1)[0].shape == (2, 1)
+    pd.testing.assert_frame_equal(read_search(read), trials)
+    assert len(search_gain(read, read_search(read))) == 1
+    again = {loss: [find(s) for s in specs] for loss, specs in fresh_specs(read, winners({loss: [find(s) for s in specs] for loss, specs in contest_specs(read).items()})).items()}
+    assert [len(list(filter(None, row))) for row in again.values()] == [2, 2]
+
+def test_a_kept_search_is_of_its_own_scale_and_only_continued(small):
+    "A table of another scale is not read, whatever it says of itself; another search's trials never replace those that are kept."
+    trials = trials_table(search_weights(small, 3))
+    assert [s.id for s in keep_search(small)] == [trial_spec(small, t).id for t in trials.itertuples()] and kept_search(small).stem == scaled_spec(small).id
+    other = replace(small, profile="preview")
+    assert kept_search(other) != kept_search(small) and read_search(other).empty
+    longer = pd.concat([trials, trials.tail(1).assign(trial=3)], ignore_index=True)
+    longer.to_csv(kept_search(small), index=False)
+    assert keep_search(small) == [] and len(read_search(small)) == 4
+    trials.assign(smoothing=.3).head(2).to_csv(kept_search(small), index=False)
+    assert keep_search(small) == [] and (read_search(small).smoothing == .3).all()
+
+def test_a_smoke_run_is_not_collected(tmp_path):
+    with pytest.raises(ValueError, match="smoke"): collect(Study(out=str(tmp_path), store=str(tmp_path)))

@@ -1,4 +1,5 @@
 """Tables IV and VI on predictions whose truth is known: what is not run stays empty, one side alone is shown, the family is sixteen."""
+import subprocess, sys
 from dataclasses import dataclass, replace
 
 import numpy as np, pandas as pd, pytest, torch
@@ -6,9 +7,11 @@ from matplotlib.text import Text
 from scipy.stats import norm
 
 from koa_repro import comparison
-from koa_repro.comparison import (ATTENTION, RELEASED, against_table, comparison_claims, comparison_specs, comparison_table, detectable, draw_comparison,
+from koa_repro.claims import both_ways
+from koa_repro.comparison import (ATTENTION, RELEASED, against_table, comparison_claims, comparison_specs, comparison_table, detectable, detectable_says, draw_comparison,
                                   lightness, one_step, others, ours_against_each, rows_here, show_comparison)
-from koa_repro.hybrid import applied, applied_specs, gains, gains_table, gains_verdict, hybrid_specs, hybrid_table, show_hybrid
+from koa_repro.hybrid import applied, applied_specs, gains, gains_claims, gains_table, gains_verdict, hybrid_specs, hybrid_table, mean_weight, show_hybrid
+from koa_repro.losses import HybridLoss
 from koa_repro.phantom import make_knees
 from koa_repro.runs import Study, study_spec
 from koa_repro.stats import Interval
@@ -84,6 +87,31 @@ def test_detectable_has_its_power():
     z = rng.normal(detectable(found), .02, 200_000) / .02
     assert abs((z > norm.ppf(1 - .05 / 32)).mean() - .8) < .01
 
+def test_one_row_with_one_training_among_others_is_said(specs):
+    three = [[Known(.9 - .1 * (row != "Ours"), 10 * i + s) for s in range(3)] for i, row in enumerate(("Ours", "Antony", "Nasser"))]
+    rows = rows_with(specs) | dict(zip(("Ours", "Antony", "Nasser"), three)) | {"Nasser": [three[2][0], None, None]}
+    table = against_table(ours_against_each(rows, n=500))
+    assert table.set_index("row").seeds.to_dict() == dict(Antony=3, Nasser=1) and "not in 1 of these 2" in detectable_says(table)
+    assert "seeds' chance" not in detectable_says(table[table.row == "Antony"]) and "not in it" in detectable_says(table[table.row == "Nasser"])
+
+def test_two_seeds_that_agree_hold_by_drawing_and_not_by_student(study, specs):
+    rows = {row: [Known(.88, 2 * i), Known(.86, 2 * i + 1)] for i, row in enumerate(specs)} | {"Ours": [Known(.93, 100), Known(.93, 101)]}
+    table = comparison_table(rows_with(specs), specs)
+    found = both_ways(lambda student: comparison_claims(ours_against_each(rows, n=1000, student=student), table, study)).set_index("id")
+    assert found.verdict.C06 == "holds" and found.verdict_student.C06 == "not decided" and found.verdict_student.C22 == "counted"
+
+FAT = """
+import subprocess, sys
+big = bytearray(700 << 20)
+for i in range(0, len(big), 4096): big[i] = 1
+print(subprocess.run([sys.executable, "-c", "from koa_repro.comparison import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
+"""
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child starts with its parent's peak")
+def test_peak_memory_is_not_the_parents():
+    lean = float(subprocess.run([sys.executable, "-c", "from koa_repro.comparison import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
+    assert float(subprocess.run([sys.executable, "-c", FAT], capture_output=True, text=True, check=True).stdout) == pytest.approx(lean, rel=.1) and lean < .68
+
 def test_counted_lightness():
     table = pd.DataFrame(dict(row=["Ours", *others()], parameters=[5] + [6] * 15 + [4], multiply_adds=[5] + [6] * 8 + [5] * 8))
     assert lightness(table) == "fewer parameters than 15 of 16, fewer multiply-adds than 8 of 16"
@@ -128,6 +156,14 @@ def test_all_seven_are_needed_and_each_must_gain(study):
     assert gains_verdict(gains(seven(Antony=.5)), study) == "fails"
     del found["Ours"]
     assert gains_verdict(found, study) == "not decided"
+
+def test_all_ways_to_c14(study):
+    found = gains({f"{name}, {loss}": [Known(.7 if loss == "ce" else .85, 10 * i + s) for s in range(2)] for i, name in enumerate([*applied(), ATTENTION]) for loss in ("ce", "hybrid")})
+    line = gains_claims(found, study).iloc[0]
+    assert line.id == "C14" and line.verdict == gains_verdict(found, study) and line.ours.startswith("7 of 7 networks have both losses; 7 gain")
+
+def test_mean_weight_by_hand():
+    assert mean_weight(HybridLoss()) == pytest.approx(.39) and mean_weight(HybridLoss(ratio=(1, 1, 1), weights=(1, 1, 1))) == pytest.approx(1)
 
 def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):
     "A folder with a part of the public knees is real, and is not the public set."

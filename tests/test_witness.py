@@ -3,13 +3,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from koa_repro.partition import LOW, partition, sizes
 from koa_repro.phantom import FREQUENCY, best_accuracy, latents, make_knees
 from koa_repro.runs import NARROW, RunSpec, Study, knees_id, make_run
 from koa_repro.training import Recipe
-from koa_repro.witness import (KINDS, closeness, doubt_in, draw_witness, fresh_confidences, low_by_epoch, low_found, own_confidence, rank_correlation, sets_of,
-                               temperature, truth, watched, witness_specs, witness_study)
+from koa_repro.witness import (KINDS, above_from, closeness, doubt_in, draw_witness, fresh_confidences, low_by_epoch, low_found, own_confidence, rank_correlation, sets_of,
+                               truth, watched, witness_specs, witness_study)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,33 @@ def test_closeness_tells_smoothing_from_knowing(facts):
     assert rank_correlation(readers[None], readers, facts.label.to_numpy())(np.ones((1, len(facts))))[0, 0] == pytest.approx(1)
 
 
-def test_temperature_is_recovered_and_changes_no_rank():
+def test_ranks_are_those_of_the_resample(facts):
+    "A resample's correlation is that of the resampled knees themselves, written out as copies."
+    rng, label = np.random.default_rng(3), facts.label.to_numpy()[:120]
+    readers = rng.uniform(.5, 1, 120)
+    scores = np.stack([readers + rng.normal(0, .2, 120), rng.random(120)])
+    w = rng.integers(0, 4, (2, 120))
+    found = rank_correlation(scores, readers, label)(w.astype(float))
+    for b in range(2):
+        at = np.repeat(np.arange(120), w[b])
+        for s in range(2): assert found[b, s] == pytest.approx(np.mean([spearmanr(scores[s, i], readers[i]).statistic for i in (at[label[at] == k] for k in (0, 1))]))
+
+
+def test_early_is_what_lasts():
+    part = lambda lows: pd.DataFrame(dict(epoch=np.arange(1, len(lows) + 1), low=lows))
+    assert above_from(part([.3, .05, .12, .2]), .1) == 3 and above_from(part([.05, .3, .3, .09]), .1) is None and above_from(part([.2, .2]), .1) == 1
+    rng = np.random.default_rng(0)  # forty looks at nothing: one in forty lies above by chance, hardly ever all to the end
+    lows = .1 + .01 * (rng.standard_normal((500, 40)) - 1.96)
+    assert np.mean([(l > .1).any() for l in lows]) > .5 > .1 > np.mean([above_from(part(l), .1) is not None for l in lows])
+
+
+def test_one_temperature_serves_and_changes_no_rank():
     rng = np.random.default_rng(0)
     z = rng.normal(0, 1.5, (6000, 1)) * [[0, 1]]
     y = (rng.random(6000) < 1 / (1 + np.exp(-z[:, 1]))).astype(int)
-    for t in (.5, 1, 4): assert temperature(t * z, y) == pytest.approx(t, rel=.15)
+    for t in (.5, 1, 4):
+        pair = tuple(dict(val=(t * z).astype("float32"), fresh=(t * z).astype("float32")) for _ in range(2))
+        np.testing.assert_allclose(fresh_confidences([pair], y, y)["scaled"][0], own_confidence(z, y), atol=.02)  # the logits before they were sharpened
     hot = own_confidence(z / 5, y)
     assert (np.argsort(hot[y == 1], kind="stable") == np.argsort(own_confidence(z, y)[y == 1], kind="stable")).all()
 
