@@ -240,7 +240,7 @@ def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
     shown = show_confidence(j.table).loc["raw"].iloc[:, -1]
     assert shown[ROWS["kld"]] == "1 of 9" and shown[ROWS["ce"]] == shown[ROWS["slice"]] == ""
     fig = draw_calibration(j.versions, j.table, "made up"); fig.savefig(tmp_path / "f.png")
-    assert "1 of 9" in "".join(label.get_text() for label in fig.axes[6].get_yticklabels())
+    assert "target in force in 1 of 9" in " ".join(label.get_text() for label in fig.axes[6].get_yticklabels()).replace("\n", " ")
 
 
 def test_rows_with_one_training_are_named_where_others_have_three():
