@@ -11,7 +11,7 @@ __all__ = ['ROUNDING', 'FINDINGS', 'RATES', 'BETWEEN', 'ON', 'HOW', 'SHOWN', 'Pr
            'balance_slack', 'error_counts', 'joint_tables', 'discordant', 'mcnemar_p', 'kappas', 'p_left',
            'agreement_readings', 'common_model', 'knees_needed', 'means_fit', 'training_spread', 'mean_readings',
            'draw_p', 'implied_rates', 'auc_range', 'draw_chance', 'cells', 'above_readings', 'sentence_readings',
-           'Side', 'audit_tables', 'draw_audit']
+           'clause_readings', 'Side', 'audit_tables', 'draw_audit']
 
 # %% ../nbs/40_audit.ipynb #88f23944
 import itertools, math, textwrap
@@ -654,6 +654,17 @@ def sentence_readings(
     if row.asks not in ("range", "equal"): raise ValueError(f"asks={row.asks!r} in the sentences is not known.")
     each = [same_readings(p, v) for p, v in zip(ends, value)]
     return [max(r, key=lambda x: x.slack) for r in zip(*each)], ", ".join(f"{p.text} for {v.text}" for p, v in zip(ends, value) if p.value != v.value)
+
+def clause_readings(
+    rows: Sequence, # the meanings of one clause, rows of the sentences
+    numbers: Mapping[str, Printed],
+) -> tuple[list[Reading], str]: # readings, the cells that speak against each meaning
+    "Put each meaning of a clause to its cells: a reading is stated if its meaning is. Raises `ValueError` where no meaning is."
+    if not any(r.stated == "yes" for r in rows): raise ValueError(f"Clause {rows[0].clause}: no meaning is stated, so nothing is said; write yes in the column stated.")
+    found = [(r, *sentence_readings(r, numbers)) for r in rows]
+    if len(found) == 1: return found[0][1:]
+    readings = [Reading(f"{r.meaning}: {x.name}", x.slack, x.stated and r.stated == "yes") for r, each, _ in found for x in each]
+    return readings, " | ".join(f"{r.meaning}: {against}" for r, _, against in found if against)
 
 @dataclass(frozen=True)
 class Side:

@@ -306,6 +306,18 @@ def test_sentences_are_tidy_and_name_cells_that_exist():
     assert says["7:2:1 above both in the mean over the smoothing levels"] == says["accuracy above the sixteen others"] == says["each reader's sensitivity above the model's"] == "can be"
     assert says["every printed kappa is above 0.85"] == "cannot be decided" and {f for f, _ in found.values()} == set(FINDINGS)
 
+def test_a_clause_counts_once_whatever_it_may_mean():
+    number, table = audit.printed_numbers(), pd.read_csv(manifests() / "paper_sentences.csv", dtype=str, keep_default_na=False)
+    assert table.stated.isin(["yes", "no"]).all() and (table.groupby("clause").stated.first() == "yes").all() and (table.groupby("clause").sentence.nunique() == 1).all()
+    assert table.clause.isin(table.id).all() and table[table.clause == table.id].clause.is_unique
+    says = {clause: audit.finding(audit.clause_readings(list(rows.itertuples()), number)[0]) for clause, rows in table.groupby("clause")}
+    assert len(says) == 49 and {c: says[c] for c in ("S10", "S28", "S31", "S45")} == dict(S10="can be", S28="cannot be decided", S31="can be", S45="cannot be decided")
+    assert {c for c, f in says.items() if f == "cannot be"} == {"S04", "S08"}
+    rows = list(table[table.clause == "S45"].assign(stated="no").itertuples())
+    with pytest.raises(ValueError, match="no meaning is stated"): audit.clause_readings(rows, number)
+    worse = audit.clause_readings(list(table[table.id == "S32"].assign(stated="yes").itertuples()), number)[0]
+    assert audit.finding(worse) == "cannot be" # alone, every level at every ratio is not borne out
+
 def test_questions_by_hand():
     number = {f"T/{r}/x": Printed(v) for r, v in dict(a="1.0", b="1.0", c="0.9", d="1.1").items()}
     def ask(asks, left, right="", value=""): return audit.finding(audit.sentence_readings(pd.Series(dict(asks=asks, left=left, right=right, value=value)), number)[0])
