@@ -561,8 +561,8 @@ def training_spread(
     return float(away[low]) if low < len(away) else np.inf
 
 def mean_readings(*args, most: float = 20) -> list[Reading]: # as `training_spread`, without `on`
-    "Means over unlike trainings, for McNemar's test on correctness and on decisions."
-    found = [(on, training_spread(*args, on, most)) for on in ON[:2]]
+    "Means over unlike trainings, for McNemar's test on correctness and on decisions, that of the less unlike first."
+    found = sorted(((on, training_spread(*args, on, most)) for on in ON[:2]), key=lambda x: x[1])
     return [Reading(f"means over unlike trainings, one at least {d:.1f} points of accuracy from the printed mean, McNemar on {on}" if np.isfinite(d) else
                     f"means over trainings within {most:g} points of accuracy of the printed mean, McNemar on {on}", 0 if np.isfinite(d) else np.inf, False) for on, d in found]
 
