@@ -142,7 +142,7 @@ def simulate_readers(
     if not 0 <= dependence <= 1: raise ValueError(f"dependence={dependence!r} must lie between 0 and 1.")
     for column in ("sensitivity", "specificity"):
         if not (fit := pd.to_numeric(rates[column], errors="coerce").between(0, 1)).all():
-            raise ValueError(f"rates: the {column} of {fit.idxmin()}, {rates[column][~fit].iloc[0]!r}, is not a share between 0 and 1 (92.7% is 0.927).")
+            raise ValueError(f"rates: the {column} of {fit.idxmin()}, {rates[column][~fit].iloc[0]}, is not a share between 0 and 1 (92.7% is 0.927).")
     if confidence is not None and (len(confidence) != len(knees) or not np.isfinite(np.asarray(confidence, float)).all()):
         raise ValueError(f"confidence: one finite number for each of the {len(knees)} knees is wanted, not {len(confidence)} of which {int(np.isfinite(np.asarray(confidence, float)).sum())} are finite.")
     rng, kl = np.random.default_rng([seed, 26]), knees.kl.to_numpy()
