@@ -649,7 +649,7 @@ class NonInferiority(Outer):
 
 def _paired_score(only_a: float, only_b: float, n: float, at: float) -> float:
     "z of Tango's score test (1998) that a - b is `at`, for only_a + only_b discordant ones of n."
-    b = (2 * n + only_a - only_b) * at - only_a - only_b
+    b = (2 * n - only_a + only_b) * at - only_a - only_b # 2n q^2 + b q - only_b at (1 - at) = 0, q the likeliest share of b alone
     q = (np.sqrt(max(b * b - 8 * n * only_b * at * (at - 1), 0)) - b) / (4 * n)
     return float((only_a - only_b - n * at) / np.sqrt(max(n * (2 * q + at * (1 - at)), 1e-300)))
 

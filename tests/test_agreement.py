@@ -338,10 +338,25 @@ def tango(only_a, only_b, n, level=.95):
     "Tango's score interval (1998) for the difference of two paired rates, its ends found by root finding."
     seen, z = (only_a - only_b) / n, scipy_stats.norm.ppf((1 + level) / 2)
     def score(d):
-        b = (2 * n + only_a - only_b) * d - only_a - only_b
+        b = (2 * n - only_a + only_b) * d - only_a - only_b
         q = (np.sqrt(b * b - 8 * n * only_b * d * (d - 1)) - b) / (4 * n)
         return (only_a - only_b - n * d) / np.sqrt(max(n * (2 * q + d * (1 - d)), 1e-300))
     return brentq(lambda d: score(d) - z, -1 + 1e-9, seen - 1e-12), brentq(lambda d: score(d) + z, seen + 1e-12, 1 - 1e-9)
+
+
+@pytest.mark.parametrize("only_a, only_b, at", [(3, 9, -.1), (0, 4, -.05), (20, 2, .05), (5, 5, .2), (30, 0, .5)])
+def test_tangos_score_has_the_likeliest_share(only_a, only_b, at):
+    "The share of b alone that maximises the likelihood where a - b is `at`, searched on a grid."
+    n, q = 60, np.linspace(max(0, -at), (1 - at) / 2, 400_001)[1:-1]
+    q = q[np.argmax(only_a * np.log(q + at) + only_b * np.log(q) + (n - only_a - only_b) * np.log(1 - 2 * q - at))]
+    assert stats._paired_score(only_a, only_b, n, at) == pytest.approx((only_a - only_b - n * at) / np.sqrt(n * (2 * q + at - at**2)), rel=1e-3)
+
+
+def test_noninferiority_where_one_is_always_right():
+    one, none = np.ones(20), np.zeros(20)
+    assert stats.noninferiority(one, none, .05, n=200).shown and stats.noninferiority(one, none, .05, n=200).high == 1
+    lost = stats.noninferiority(none, one, .05, n=200)
+    assert lost.low == -1 < lost.high < -.6 and lost.p > .99 and not lost.shown
 
 
 @pytest.mark.parametrize("both, only_a, only_b, neither", [(250, 12, 18, 20), (900, 30, 40, 30), (150, 10, 9, 10)])
