@@ -88,13 +88,13 @@ def test_a_good_file_comes_back(tmp_path, drawn):
 
 def test_all_faults_are_named_at_once(tmp_path, drawn):
     k = list(drawn.knee_id)
-    lines = ["reader,knee_id,grade,confidence", f"A,{k[0]},0,0.9", f"A,{k[1]},7,", f"A,{k[2]},,", f"A,{k[0]},2,", "A,nobody,0,", f"B,{k[0]},1.5,", f",{k[3]},0,", f"B,{k[4]},2,1.2", f"B,{k[5]},2,sure"]
+    lines = ["reader,knee_id,grade,confidence", f"A,{k[0]},0,0.9", f"A,{k[1]},7,", f"A,{k[2]},x,", f"A,{k[0]},2,", "A,nobody,0,", f"B,{k[0]},1.5,", f",{k[3]},0,", f"B,{k[4]},2,1.2", f"B,{k[5]},2,sure"]
     (tmp_path / "r.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError) as e: read_readings(tmp_path / "r.csv", drawn)
     text = str(e.value)
     assert text.startswith("r.csv") and "\n" not in text
     for words in ("no reader: line 8", "not a test knee of this study: line 6 ('nobody')", f"the same knee and reader again: line 5 ('{k[0]}')",
-                  "a grade other than 0 to 4: line 3 ('7'), line 4 (''), line 7 ('1.5')", "a confidence outside 0.5 to 1: line 9 ('1.2'), line 10 ('sure')"):
+                  "a grade other than 0 to 4: line 3 ('7'), line 4 ('x'), line 7 ('1.5')", "a confidence outside 0.5 to 1: line 9 ('1.2'), line 10 ('sure')"):
         assert words in text, words
     assert "'0.9'" not in text and "line 2" not in text
 
@@ -104,6 +104,31 @@ def test_files_without_reads(tmp_path, drawn, text, words):
     (tmp_path / "r.csv").write_text(text)
     with pytest.raises(ValueError, match=words): read_readings(tmp_path / "r.csv", drawn)
     with pytest.raises(FileNotFoundError, match="is not a file"): read_readings(tmp_path / "none.csv", drawn)
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "is empty"), (b"\n\n", "is empty"), (b"reader,knee_id,grade\nA,KNEE,0,,\nA,KNEE,2,1,x\n", "line 3, has 5 fields, but the first line names 3"),
+    ("reader,knee_id,grade\nM\u00fcller,KNEE,0\n".encode("cp1252"), "not text in UTF-8"), (b'reader,knee_id,grade\n"A,KNEE,0\n', "cannot be read as a table"),
+    (b"reader,knee_id,grade,grade\nA,KNEE,0,2\n", "more than one column grade"), (b"reader,knee_id,grade,Grade\nA,KNEE,0,2\n", "more than one column grade"),
+    (b"reader,knee_id,grade,confidence\nA,KNEE,,\n", "holds no read: 1 row without a grade left out")])
+def test_files_that_are_no_tables_are_refused_in_one_sentence(tmp_path, drawn, content, words):
+    path = tmp_path / "r.csv"
+    path.write_bytes(content.replace(b"KNEE", drawn.knee_id[0].encode()))
+    with pytest.raises(ValueError, match=words) as e: read_readings(path, drawn)
+    assert str(e.value).startswith("r.csv") and "\n" not in str(e.value)
+
+
+def test_blanks_trailing_commas_and_unread_rows_do_no_harm(tmp_path, drawn):
+    k, path = list(drawn.knee_id), tmp_path / "r.csv"
+    path.write_text(f"reader , knee_id,grade\nA,{k[0]},0,\nA ,{k[1]} , 2 ,\n A,{k[2]},,\n\nB,{k[0]},4,\n")  # a comma too many in every row
+    panel = read_readings(path, drawn)
+    assert panel.readers == ["A", "B"] and panel.reads.grade.tolist() == [0, 2, 4] and list(panel.reads.knee_id) == [k[0], k[1], k[0]]
+    assert panel.says == "readers of r.csv (1 row without a grade left out)" and panel.reads.index.tolist() == [0, 1, 2]
+    path.write_text(f"reader,knee_id,grade\nA,{k[0]},0\nA,{k[2]},\nA ,{k[0]},2\n")
+    with pytest.raises(ValueError, match="again: line 4"): read_readings(path, drawn)  # one reader, and the line as an editor counts it
+    sheet = reading_sheet(drawn, "C")
+    pd.concat([sheet.head(7).assign(grade=2), sheet.tail(293)]).to_csv(path, index=False)
+    assert len(read_readings(path, drawn).reads) == 7 and "293 rows without a grade" in read_readings(path, drawn).says
 
 
 def test_many_faults_are_counted(tmp_path, drawn):
@@ -144,11 +169,31 @@ def test_oai_faults(tmp_path, drawn):
     with pytest.raises(ValueError, match="OAI project 15 has two grades for " + drawn.knee_id[0]): read_oai(path, drawn)
     path.write_text("ID|SIDE|READPRJ|V00XRKL\n1|1|15|0\n")
     with pytest.raises(ValueError, match="no reading of the knees"): read_oai(path, drawn)
+    start = "ID|SIDE|READPRJ|V00XRKL\n" + f"{drawn.participant[0]}|{side}|15|"
+    for grade in ("7", "12: odd", "2.5", "two", "-1"):
+        path.write_text(start + grade + "\n")
+        with pytest.raises(ValueError, match=r"t.txt: a grade other than 0 to 4: line 2 \('" + grade): read_oai(path, drawn)
+    for grade in ("2", "2.0", "2: minimal"):
+        path.write_text(start + grade + f"\n{drawn.participant[0]}|{side}|37|.A: Missing\n{drawn.participant[0]}|{side}|37|\n")
+        assert read_oai(path, drawn).reads.grade.tolist() == [2]
+    path.write_text("ID|SIDE|READPRJ|V00XRKL|v00xrkl\n1|1|15|0|0\n")
+    with pytest.raises(ValueError, match="more than one column V00XRKL"): read_oai(path, drawn)
+    path.write_text("")
+    with pytest.raises(ValueError, match="t.txt is empty"): read_oai(path, drawn)
+    with pytest.raises(FileNotFoundError, match="none.txt is not a file: give the table kxr_sq_bu00"): read_oai(tmp_path / "none.txt", drawn)
     path.write_text("ID|SIDE|V00XRKL\n1|1|0\n")
     with pytest.raises(ValueError, match="no column READPRJ"): read_oai(path, drawn)
 
 
 # --- simulated readers
+
+@pytest.mark.parametrize("change, words", [
+    (dict(rates=100 * RATES), "the sensitivity of A, .*91.*, is not a share"), (dict(rates=RATES.assign(specificity=[.9, -.1])), "the specificity of B, .*-0.1"),
+    (dict(rates=RATES.assign(specificity=[np.nan, .9])), "the specificity of A"), (dict(confidence=np.r_[np.nan, np.full(299, .7)]), "of which 299 are finite"),
+    (dict(confidence=np.full(3, .7)), "each of the 300 knees is wanted, not 3")])
+def test_impossible_readers_are_refused(drawn, change, words):
+    with pytest.raises(ValueError, match=words): simulate_readers(drawn, **(dict(rates=RATES) | change))
+
 
 def test_simulated_rates_hold_whatever_the_dependence(drawn):
     many = pd.DataFrame(dict(knee_id=[f"k{i}" for i in range(12_000)], kl=np.repeat([0, 2], 6000)))
