@@ -20,7 +20,7 @@ import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
 from .ablation import aligned, rows_of
-from .claims import claim, paper_numbers, verdict
+from .claims import claim, paper_numbers, together, verdict
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .hybrid import LOSS_NAMES, hybrid_specs
 from .readings import Panel, draw_study, knee_names, phantom_panel, read_oai, read_readings, reading_sheet, simulate_readers
@@ -347,7 +347,11 @@ def reader_claims(
 ) -> pd.DataFrame: # id, claim, holds_when, ours, verdict
     "C16 and C17, which need real readers, and C18, which needs none."
     against, real = [p for p in pairs if p.a == MODEL and p.b in s.panel.readers], study.verdict and s.panel.real
-    parts = dict(C16=([p.kappa for p in against], real), C17=([p.difference for p in against], real), C18=(list(gaps), study.verdict))
-    ours = lambda found: "lower bounds " + ", ".join(f"{i.low:+.3f}" for i in found) if found else "not run"
-    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=ours(found), verdict=verdict(id, found, allowed=allowed))
-                         for id, (found, allowed) in parts.items()])
+    absent = [r for r in s.panel.readers if r not in {p.b for p in against}]  # each of them is one of those that the claim is about
+    parts = dict(C16=([p.kappa for p in against], absent, real), C17=([p.difference for p in against], absent, real), C18=(list(gaps), [], study.verdict))
+    def ours(found, absent):
+        words = ["lower bounds " + ", ".join(f"{i.low:+.3f}" for i in found)] if found else []
+        return "; ".join(words + ([f"too few shared knees: {', '.join(absent)}"] if absent and MODEL in s.networks else [])) or "not run"
+    return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=ours(found, absent),
+                              verdict=together([verdict(id, found, allowed=allowed)] + ["not decided"] * (allowed and len(absent))))
+                         for id, (found, absent, allowed) in parts.items()])

@@ -313,6 +313,19 @@ def test_only_real_readers_decide(drawn, study):
     assert verdicts(panel_of(drawn, np.stack([kl, 2 - kl], 1)))["C16"] == "fails"  # one reader who disagrees is enough
 
 
+def test_a_reader_of_one_knee_is_not_forgotten(drawn, study):
+    kl, model = drawn.kl.to_numpy(float), network(drawn, R.MODEL, right=1, seeds=2)
+    def claims(grades):
+        s = R.reader_study(drawn, {R.MODEL: model}, panel_of(drawn, grades))
+        return R.reader_claims(study, s, [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]).set_index("id")
+    one = np.where(np.arange(300) == 7, kl, np.nan)
+    found = claims(np.stack([kl, one], 1))
+    assert found.verdict[["C16", "C17"]].tolist() == ["not decided"] * 2 and all(found.ours[i].endswith("too few shared knees: r1") for i in ("C16", "C17"))
+    assert claims(np.stack([kl, kl], 1)).verdict[["C16", "C17"]].tolist() == ["holds"] * 2
+    assert claims(np.stack([2 - kl, one], 1)).verdict["C16"] == "fails"  # by the other reader
+    assert claims(one[:, None]).verdict["C16"] == "not decided" and claims(one[:, None]).ours["C16"] == "too few shared knees: r0"
+
+
 def test_nothing_run_still_goes_through(drawn, study):
     s = R.reader_study(drawn, {}, R.simulated(drawn, None))
     pairs = [R.pair(s, a, b) for a, b in zip(s.panel.readers, s.panel.readers[1:])]
