@@ -167,7 +167,8 @@ def test_rows_are_found_and_never_trained(study, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: study.runs)
     rows = roc_rows(study, specs)
     assert [r is not None for r in rows["two grades"]["tiulpin"]] == [False, True] and rows["five grades"]["tiulpin"] == [None, None]
-    assert all(name in roc.NAMED or name.startswith("Ours") for name in rows["two grades"]) and not any(rows["two grades"][LEAD])
+    assert all(name in roc.NAMED or name.startswith("Ours") for name in roc.listed(rows["two grades"])) and not any(rows["two grades"][LEAD])
+    assert rows["two grades"].keys() == specs["two grades"].keys() > roc.listed(rows["two grades"]).keys() and "vgg-11" in rows["five grades"]
     table = auc_table("two grades", {"tiulpin": rows["two grades"]["tiulpin"], LEAD: [None, None]}, 2, 200)
     assert table.runs_done.tolist() == [1, 0] and table.paper.tolist() == [.87, .90] and np.isnan(table.auc[1])
     assert show_auc(table)["ours, AUC"][1] == "not run"
@@ -345,6 +346,18 @@ def test_c19_by_its_rules(study, monkeypatch, own, other, said):
     line = auc_claim(study, "two grades", rows, differences | {"Ours, ce": an_interval(-.5, -.6, -.4)})  # our own variant is no rival
     assert (line["id"], line["verdict"]) == ("C19", said) and ("not run" in line["ours"]) == (other is None)
     assert auc_claim(replace(study, profile="short"), "two grades", rows, differences)["verdict"] == "no verdict"
+
+
+def test_two_rivals_are_not_all(study, monkeypatch):
+    "A network of the library that was never run is a rival all the same."
+    monkeypatch.setattr(roc, "aligned", lambda rows: {LEAD: None})
+    monkeypatch.setattr(roc, "bootstrap_interval", lambda *a, **k: an_interval(.9, .89, .91))
+    rows = roc_rows(study, roc_specs(study))["two grades"]
+    rivals = [n for n in rows if not n.startswith("Ours")]
+    above = {n: an_interval(.02, .01, .03) for n in rivals}
+    assert len(rivals) > 3 and auc_claim(study, "two grades", rows, above)["verdict"] == "holds"
+    line = auc_claim(study, "two grades", rows, {n: above[n] for n in ("densenet-201", "tiulpin")})
+    assert line["verdict"] == "not decided" and f"{len(rivals) - 2} of {len(rivals)} networks (" in line["ours"] and "vgg-11" in line["ours"]
 
 
 def test_c21_needs_both_grades(study):
