@@ -348,6 +348,11 @@ def test_where_the_readers_come_from(drawn, study, tmp_path, monkeypatch, public
     panel, knees = R.find_panel(study, drawn, None)  # a file goes before the rest, and its knees are the study's
     assert panel.real and panel.says == "readers of own.csv" and set(knees.file) == set(test.file) and list(knees) == list(drawn)
     assert R.rate(R.reader_study(knees, {}, panel), "Dr A", "accuracy").estimate == 1
+    made = simulate_readers(drawn, RATES).reads
+    for name in made.reader.unique()[:1].tolist() + ["phantom reader 2"]:  # saved and given back, simulated readers stay simulated, beside others as well
+        pd.concat([made[made.reader == made.reader[0]].assign(reader=name), made.assign(reader="Dr A").head(40)]).to_csv(tmp_path / "own.csv", index=False)
+        panel, knees = R.find_panel(study, drawn, None)
+        assert not panel.real and panel.says == "SIMULATED readers (1 of 2) among the readers of own.csv"
     train = public[(public.split == "train") & (public.kl == 0)].head(2)
     train.assign(reader="Dr A", knee_id=knee_names(train.file), grade=0)[["reader", "knee_id", "grade"]].to_csv(tmp_path / "own.csv", index=False)
     with pytest.raises(ValueError, match="not a test knee of this study"): R.find_panel(study, drawn, None)
