@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'BESIDE', 'RATES', 'PREVALENCES', 'MARGIN', 'printed_rates', 'simulated', 'owned', 'find_panel', 'on_knees',
-           'ReaderStudy', 'reader_study', 'rate', 'rate_table', 'show_rates', 'predictive', 'predictive_table', 'Pair',
-           'pair', 'pair_table', 'say_p', 'show_pairs', 'table7', 'show_table7', 'panel_table', 'dependence_table',
-           'printed_power', 'size_table', 'label_confidence', 'alike_table', 'draw_confidence', 'confidence_gap',
-           'reader_claims']
+           'study_mix', 'ReaderStudy', 'reader_study', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
+           'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs', 'table7',
+           'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table', 'label_confidence',
+           'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
 
 # %% ../nbs/26_table7_readers.ipynb #db2e7343
 import os, textwrap
@@ -75,6 +75,11 @@ def on_knees(
     if (at < 0).any(): raise ValueError(f"{run.name}: {knees.file.iloc[(at < 0).argmax()]} is not among its test knees.")
     return replace(run, **{c: getattr(run, c)[at] for c in ("file", "participant", "kl", "label")}, probability=run.probability[:, at])
 
+def study_mix(knees: pd.DataFrame) -> str: # kl, participant
+    "How many knees of each grade, of how many participants, in words."
+    people, counts = knees.participant.nunique(), knees.kl.value_counts().sort_index()
+    return " + ".join(f"{k} KL-{g}" for g, k in counts.items()) + " knees" + (", one a participant" if people == len(knees) else f" of {people} participant{'s' if people > 1 else ''}")
+
 @dataclass(frozen=True, eq=False)
 class ReaderStudy:
     "Networks and readers on the same knees."
@@ -121,6 +126,16 @@ def rate_table(
     lines = [dict(row=n, trainings=len(s.calls[n]) if n in s.calls else 0, knees=int(s.read_by(n).sum()) if n in s.calls else 0,
                   **{k: v for m in RATES for k, v in _ends(m, rate(s, n, m) if n in s.calls else None).items()}) for n in dict.fromkeys([*wanted, *s.calls])]
     return pd.DataFrame(lines)
+
+def accuracy_note(
+    s: ReaderStudy,
+    table: pd.DataFrame, # from `rate_table`
+) -> str: # empty where everybody read as many KL-2 as KL-0 knees
+    "What accuracy weighs where the two grades are not equally many, beside the printed accuracy of equally many."
+    share = {n: (s.kl[s.read_by(n)] >= 2).mean() for n in s.calls if s.read_by(n).any()}
+    uneven = [f"{r.row} {r.accuracy:.1f} on {100 * share[r.row]:.0f}% KL-2" + (f", {(r.sensitivity + r.specificity) / 2:.1f} if both were equally many" if np.isfinite(r.sensitivity + r.specificity) else "")
+              for r in table.itertuples() if share.get(r.row, .5) != .5]
+    return ("**Accuracy here is not that of the printed table**, whose study has as many KL-2 as KL-0 knees: it weighs sensitivity and specificity by the grades that were read. " + "; ".join(uneven) + ".") if uneven else ""
 
 def show_rates(table: pd.DataFrame) -> pd.DataFrame:
     "The table for reading; what was not run says so."

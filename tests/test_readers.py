@@ -249,6 +249,17 @@ def test_predictive_values_by_bayes(drawn):
     assert table.positive[50] == pytest.approx(100 * (drawn.kl[grades[:, 0] == 2] == 2).mean()) and (table.positive_low <= table.positive).all()
 
 
+def test_a_study_of_another_mix_says_so(drawn):
+    kl = drawn.kl.to_numpy(float)
+    even, read = R.reader_study(drawn, {}, panel_of(drawn, kl[:, None])), np.where((kl == 0) | (np.cumsum(kl == 2) <= 50), 0., np.nan)
+    assert R.accuracy_note(even, R.rate_table(even)) == ""
+    s = R.reader_study(drawn, {}, panel_of(drawn, np.stack([kl, read], 1)))  # always says 0, on 150 + 50 knees
+    note = R.accuracy_note(s, R.rate_table(s))
+    assert "r1 75.0 on 25% KL-2, 50.0 if both were equally many" in note and "r0" not in note
+    assert R.study_mix(drawn) == "150 KL-0 + 150 KL-2 knees, one a participant" and R.study_mix(drawn.assign(participant="p").head(1)).endswith("knees, one a participant")
+    assert R.study_mix(drawn.assign(participant="p")) == "150 KL-0 + 150 KL-2 knees of 1 participant"
+
+
 def test_a_reader_who_always_says_0(drawn):
     s = R.reader_study(drawn, {R.MODEL: network(drawn, R.MODEL)}, panel_of(drawn, np.zeros((300, 2))))
     assert (R.rate(s, "r0", "sensitivity").estimate, R.rate(s, "r0", "specificity").estimate) == (0, 1)
