@@ -260,7 +260,7 @@ def printed_power(
     knees: int = 300, # half of each grade
     matters: float = MARGIN, # the difference that matters, a share
 ) -> pd.DataFrame: # one line a reader and overlap of errors; percent, points
-    "Discordant knees, power and size of study that the printed rates allow."
+    "Discordant knees, power and size of study that the printed rates allow. Where they allow too few for the difference that matters, power and size are for more, `assumed`."
     lines, net = [], rates.loc["Model", ["sensitivity", "specificity"]].to_numpy(float)
     for name, row in rates.drop("Model").iterrows():
         other = row[["sensitivity", "specificity"]].to_numpy(float)
@@ -272,14 +272,14 @@ def printed_power(
 
 def _to_see(matters: float, discordant: float, knees: int) -> dict: # a difference that is larger than the share of discordant knees cannot be
     share = max(discordant, matters)
-    return dict(power=100 * mcnemar_power(knees, (share + matters) / 2, max(share - matters, 0) / 2), size=study_size(matters, share))
+    return dict(assumed=100 * share, power=100 * mcnemar_power(knees, (share + matters) / 2, max(share - matters, 0) / 2), size=study_size(matters, share))
 
 # %% ../nbs/26_table7_readers.ipynb #6b21723a
 def size_table(s: ReaderStudy, pairs: Sequence[Pair], model: str = MODEL, matters: float = MARGIN) -> pd.DataFrame: # one line a reader; percent
     "For every reader: discordant knees, power of this study for the difference that matters, and the size for 80%."
     lines = [(p, np.mean([t.discordant for t in p.tests]) / p.knees) for p in pairs if p.a == model and p.b in s.panel.readers]
     lines = [dict(reader=p.b, knees=p.knees, discordant=100 * share, **_to_see(matters, share, p.knees)) for p, share in lines]
-    return pd.DataFrame(lines, columns=["reader", "knees", "discordant", "power", "size"])
+    return pd.DataFrame(lines, columns=["reader", "knees", "discordant", "assumed", "power", "size"])
 
 # %% ../nbs/26_table7_readers.ipynb #b771b293
 def label_confidence(s: ReaderStudy, name: str | None = None) -> np.ndarray: # (S, N) of a network, (1, N) of the readers' average; NaN where nobody read

@@ -389,6 +389,8 @@ def test_power_of_the_printed_study():
         gap = 50 * (rates.sensitivity["Model"] - rates.sensitivity[r] + rates.specificity["Model"] - rates.specificity[r])
         assert near.difference == pytest.approx(gap) and far.difference == pytest.approx(gap)
         assert abs(gap) - 1e-9 <= near.discordant < far.discordant and near.power_printed > far.power_printed and near["size"] < 300 < far["size"]
+    few = powers.discordant < 100 * R.MARGIN
+    assert few.any() and (powers.assumed[few] == 100 * R.MARGIN).all() and (powers.assumed[~few] == powers.discordant[~few]).all()
     rng, se, sp = np.random.default_rng(0), rates.sensitivity, rates.specificity  # and by drawing such studies
     share = np.r_[np.full(200_000, se["Model"]), np.full(200_000, sp["Model"])], np.r_[np.full(200_000, se["Rad 2"]), np.full(200_000, sp["Rad 2"])]
     right = [rng.random(400_000) < s for s in share]
