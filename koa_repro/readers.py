@@ -24,6 +24,7 @@ from .claims import claim, paper_numbers, together, verdict
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .hybrid import LOSS_NAMES, hybrid_specs
 from .readings import Panel, draw_study, knee_names, phantom_panel, read_oai, read_readings, reading_sheet, simulate_readers
+from .roc import widened
 from .runs import Study, study_frame, study_knees
 from .stats import (Interval, Predictions, bootstrap_interval, cohen_kappa, draws, fleiss_kappa, kappa_of, krippendorff_alpha, mcnemar,
                              mcnemar_power, measure, noninferiority, paired_difference, spearman_of, study_size, wasserstein_of, wilson)
@@ -86,6 +87,7 @@ class ReaderStudy:
     knees: pd.DataFrame # knee_id, file, participant, kl
     networks: Mapping # name -> `Predictions` on these knees, in their order; only those that were run
     panel: Panel
+    seeds: Mapping # name of a network -> the seed of each of its trainings
 
     @property
     def kl(self) -> np.ndarray: return self.knees.kl.to_numpy()
@@ -100,10 +102,17 @@ class ReaderStudy:
         return np.all([~np.isnan(self.calls[n]).any(0) for n in names], axis=0)
     def right(self, name: str, at=slice(None)) -> np.ndarray: return self.calls[name][:, at] == self.kl[at] # (S, n) bool
 
-def reader_study(knees: pd.DataFrame, tested: Mapping, panel: Panel) -> ReaderStudy:
-    "A study of these knees; `tested` are the networks' predictions on all test knees."
+def reader_study(
+    knees: pd.DataFrame, # knee_id, file, participant, kl
+    tested: Mapping, # network -> its `Predictions` on all test knees
+    panel: Panel,
+    seeds: Mapping | None = None, # network -> the seed of each training; 0, 1, 2, ... where None
+) -> ReaderStudy:
+    "A study of these knees. Raises `ValueError` for a reader with a network's name, and where a network has more seeds or fewer than trainings."
+    seeds = {n: tuple(range(p.seeds)) if seeds is None else tuple(seeds[n]) for n, p in tested.items()}
+    if odd := [n for n, p in tested.items() if len(seeds[n]) != p.seeds]: raise ValueError(f"{odd[0]} has {tested[odd[0]].seeds} trainings, but {len(seeds[odd[0]])} seeds are given.")
     if both := set(tested) & set(panel.readers): raise ValueError(f"A reader is called {both.pop()!r}, as a network is: choose another name.")
-    return ReaderStudy(knees.reset_index(drop=True), {n: on_knees(p, knees) for n, p in tested.items()}, panel)
+    return ReaderStudy(knees.reset_index(drop=True), {n: on_knees(p, knees) for n, p in tested.items()}, panel, seeds)
 
 # %% ../nbs/26_table7_readers.ipynb #b79610e7
 RATES = ("accuracy", "sensitivity", "specificity")
@@ -116,7 +125,10 @@ def rate(s: ReaderStudy, name: str, metric: str) -> Interval | None: # None wher
     on = s.read_by(name) & {"accuracy": np.full(len(s.kl), True), "sensitivity": s.kl >= 2, "specificity": s.kl < 2}[metric]
     right, people = s.right(name, on), s.participant[on]
     if not on.any(): return None
-    return wilson(right[0], people) if len(right) == 1 else bootstrap_interval(right, people)
+    if len(right) == 1: return wilson(right[0], people)
+    if len(set(people)) > 1: return widened(bootstrap_interval(right, people), right, people)
+    several = replace(wilson(right[0], people), estimate=right.mean(), low=1., high=0., seeds=len(right))  # one participant alone cannot be resampled
+    return widened(several, right, people)
 
 def rate_table(
     s: ReaderStudy,
@@ -175,13 +187,14 @@ class Pair:
     difference: Interval # accuracy a - b, a `NonInferiority`
     tests: list # `McNemar` of each training
 
-def pair(s: ReaderStudy, a: str, b: str) -> Pair | None: # None where they share fewer than two participants
+def pair(s: ReaderStudy, a: str, b: str) -> Pair | None: # None where they share fewer than two participants, or two networks no seed
     "Kappa, non-inferiority and McNemar's test of one pair."
     at = s.read_by(a, b)
     people, kl = s.participant[at], s.kl[at]
     if len(set(people)) < 2: return None
-    fewest = min(len(s.networks[n].probability) for n in (a, b)) if {a, b} <= set(s.networks) else None # of two networks, as many trainings as both have
-    x, y = np.broadcast_arrays(*(s.calls[n][:fewest, at] for n in (a, b)))
+    shared = [k for k in s.seeds[a] if k in s.seeds[b]] if {a, b} <= set(s.networks) else None # two networks are paired by seed
+    if shared == []: return None
+    x, y = np.broadcast_arrays(*(s.calls[n][slice(None) if shared is None else [s.seeds[n].index(k) for k in shared]][:, at] for n in (a, b)))
     return Pair(a, b, int(at.sum()), cohen_kappa(x, y, people), noninferiority(x == kl, y == kl, MARGIN, people), [mcnemar(kl, i, j, people) for i, j in zip(x, y)])
 
 def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and training; percent, points

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'LEAD', 'NAMED', 'ASKED', 'GRID', 'QUARTERS', 'roc_specs', 'roc_rows', 'listed', 'roc_curve', 'roc_band',
            'printed_auc', 'auc_table', 'show_auc', 'draw_roc', 'couples', 'auc_differences', 'delong_table',
-           'confusion', 'balanced_accuracy', 'share_called', 'five_grades', 'draw_confusion', 'pair_areas',
+           'confusion', 'balanced_accuracy', 'widened', 'share_called', 'five_grades', 'draw_confusion', 'pair_areas',
            'unseen_knees', 'unseen', 'AllGrades', 'all_grades', 'grade_table', 'draw_unseen', 'mean_grey', 'exposure',
            'strata', 'stratum_auc', 'strata_table', 'draw_strata', 'auc_claim', 'severe_claim']
 
@@ -213,15 +213,23 @@ def balanced_accuracy(p: Predictions) -> Callable: # weights (b, N) -> (b, S)
         with np.errstate(divide="ignore", invalid="ignore"): return ((c := counts(w)).diagonal(axis1=2, axis2=3) / c.sum(3)).mean(2)
     return of
 
+def widened(
+    found: Interval, # of the mean share
+    hits: np.ndarray, # (S, n) bool, of the knees whose share it is
+    participant: np.ndarray, # (n,)
+) -> Interval:
+    "The interval, as wide as Wilson's at least: where no training missed a knee, no resample misses one."
+    rates = [wilson(h, participant) for h in hits]
+    return replace(found, low=min(found.low, np.mean([r.low for r in rates])), high=max(found.high, np.mean([r.high for r in rates])))
+
 def share_called(
     score: np.ndarray, # (S, N) probability of the positive class
     at: np.ndarray, # (N,) bool, whose share
     participant: np.ndarray, # (N,)
     drawn: Draws,
 ) -> Interval:
-    "Share of some knees called positive, from 0.5 up. The interval is as wide as Wilson's at least: where no knee was missed, no resample misses one."
-    found, rates = bootstrap_interval(measure("sensitivity", at, score), drawn=drawn), [wilson(s[at] >= .5, participant[at]) for s in score]
-    return replace(found, low=min(found.low, np.mean([r.low for r in rates])), high=max(found.high, np.mean([r.high for r in rates])))
+    "Share of some knees called positive, from 0.5 up; its interval `widened`."
+    return widened(bootstrap_interval(measure("sensitivity", at, score), drawn=drawn), score[:, at] >= .5, participant[at])
 
 def five_grades(
     p: Predictions,

@@ -228,6 +228,26 @@ def test_several_trainings(drawn):
     assert len(R.pair_table([p])) == 3 and len(R.table7(R.rate_table(s), R.pair_table([p]))) == 2
 
 
+def test_three_error_free_trainings_are_not_certain(drawn):
+    s = R.reader_study(drawn, {R.MODEL: network(drawn, R.MODEL, right=1, seeds=3)}, panel_of(drawn, drawn.kl.to_numpy()[:, None]))
+    for metric in R.RATES:
+        i, one = R.rate(s, R.MODEL, metric), R.rate(s, "r0", metric)
+        assert (i.estimate, i.high, i.seeds) == (1, 1, 3) and i.low == pytest.approx(one.low) and i.low < .99
+    alone = R.rate_table(R.reader_study(drawn.head(1), s.networks, s.panel)).set_index("row")  # one knee in the whole study
+    assert alone.accuracy_low[R.MODEL] == pytest.approx(alone.accuracy_low["r0"]) and alone.accuracy_low["r0"] < 50 and np.isfinite(alone.accuracy[R.MODEL])
+
+
+def test_networks_are_paired_by_seed(drawn):
+    a, b = network(drawn, R.MODEL, seeds=3), network(drawn, R.BESIDE, seeds=3, seed=5)
+    of = lambda sa, sb: R.pair(R.reader_study(drawn, {R.MODEL: a, R.BESIDE: b}, panel_of(drawn, drawn.kl.to_numpy()[:, None]), {R.MODEL: sa, R.BESIDE: sb}), R.MODEL, R.BESIDE)
+    right = [R.on_knees(p, drawn).right.sum(1) for p in (a, b)]
+    gaps = lambda found: [t.only_a - t.only_b for t in found.tests]
+    assert gaps(of((0, 1, 2), (0, 1, 2))) == [x - y for x, y in zip(*right)]
+    assert gaps(of((0, 1, 2), (4, 2, 1))) == [right[0][1] - right[1][2], right[0][2] - right[1][1]]  # seeds 1 and 2, whatever their places
+    assert of((0, 1, 2), (3, 4, 5)) is None
+    with pytest.raises(ValueError, match="has 3 trainings, but 2 seeds"): of((0, 1), (0, 1, 2))
+
+
 def test_both_knees_of_a_person_are_not_two(public):
     "A file may hold both knees of a participant: intervals and tests then count people."
     knees = public[(public.split == "test") & public.kl.isin((0, 2))].groupby("participant").filter(lambda g: len(g) == 2 and g.kl.nunique() == 1)
