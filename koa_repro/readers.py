@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODEL', 'BESIDE', 'RATES', 'PREVALENCES', 'MARGIN', 'printed_rates', 'simulated', 'owned', 'find_panel', 'on_knees',
            'study_mix', 'ReaderStudy', 'reader_study', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
-           'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs', 'table7',
-           'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table', 'label_confidence',
-           'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
+           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs',
+           'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
+           'label_confidence', 'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
 
 # %% ../nbs/26_table7_readers.ipynb #db2e7343
 import os, textwrap
@@ -18,6 +18,7 @@ from itertools import combinations
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
+from scipy.special import expit, logit
 
 from .ablation import aligned, rows_of
 from .claims import claim, paper_numbers, together, verdict
@@ -157,8 +158,23 @@ def show_rates(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/26_table7_readers.ipynb #6c78cd03
 PREVALENCES = (.1, .2, .35, .5)
 
+def predictive_ends(
+    found: Interval, # sensitivity for a positive call, specificity for a negative one
+    missed: Interval, # the other of the two
+    prevalence: float, # of what is called
+) -> tuple[float, float]: # NaN where there is no such call
+    "Ends of a predictive value from those of two rates: MOVER (Donner and Zou 2012) for its log odds, log(found) - log(1 - missed) + a constant."
+    with np.errstate(divide="ignore"):
+        f, f_low, f_high = np.log([found.estimate, found.low, found.high])
+        w, w_low, w_high = np.log(np.maximum([1 - missed.estimate, 1 - missed.high, 1 - missed.low], 0))
+    if np.isneginf([f, w]).all(): return np.nan, np.nan
+    if np.isneginf(w): low, high = f - w_high, np.inf  # the limits of what stands below
+    elif np.isneginf(f): low, high = -np.inf, f_high - w
+    else: low, high = f - w - np.hypot(f - f_low, w_high - w), f - w + np.hypot(f_high - f, w - w_low)
+    return tuple(float(expit(x + logit(prevalence))) for x in (low, high))
+
 def predictive(s: ReaderStudy, name: str, prevalence: float, positive: bool) -> Interval:
-    "Predictive value of a positive or negative call at a prevalence, with its interval."
+    "Predictive value of a positive or negative call at a prevalence. Its interval is the wider of that of resampled participants and that of the two rates' own."
     at = s.read_by(name)
     up, score = s.kl[at] >= 2, (s.calls[name][:, at] >= 2).astype(float)
     found, missed = measure("sensitivity", up, score), measure("specificity", up, score)
@@ -166,7 +182,11 @@ def predictive(s: ReaderStudy, name: str, prevalence: float, positive: bool) -> 
         se, sp = found(w), missed(w)
         hit, false = (se * prevalence, (1 - sp) * (1 - prevalence)) if positive else (sp * (1 - prevalence), (1 - se) * prevalence)
         with np.errstate(divide="ignore", invalid="ignore"): return hit / (hit + false)
-    return bootstrap_interval(of, s.participant[at])
+    rates = [rate(s, name, m) for m in RATES[1:]][::1 if positive else -1]
+    low, high = predictive_ends(*rates, prevalence if positive else 1 - prevalence)
+    if len(set(s.participant[at])) > 1: whole = bootstrap_interval(of, s.participant[at])
+    else: whole = replace(rates[0], estimate=of(np.ones((1, at.sum())))[0].mean(), low=low, high=high)
+    return replace(whole, low=min(whole.low, low), high=max(whole.high, high)) if np.isfinite(whole.estimate) else replace(whole, low=np.nan, high=np.nan)
 
 def predictive_table(s: ReaderStudy, prevalences: Sequence[float] = PREVALENCES) -> pd.DataFrame: # one line a name and prevalence; percent
     "Predictive values of every network and reader that read knees of both grades."
@@ -316,8 +336,9 @@ def alike_table(
             at = on & ~np.isnan(y)
             if len(set(s.participant[at])) < 2: continue
             x, ones, drawn = label_confidence(s, name)[:, at], np.ones((1, at.sum())), draws(s.participant[at], 2000)
-            swap = rng.random((swaps, at.sum())) < .5
-            chance = [wasserstein_of(np.where(k, y[at], x[0])[None], np.where(k, x[0], y[at]))(ones)[0, 0] for k in swap]
+            person = np.unique(s.participant[at], return_inverse=True)[1]
+            swap = (rng.random((swaps, person.max() + 1)) < .5)[:, person]  # all knees of a participant together
+            chance = [np.mean([wasserstein_of(np.where(k, y[at], c)[None], np.where(k, c, y[at]))(ones)[0, 0] for c in x]) for k in swap]
             found = {k: bootstrap_interval(of(x, y[at]), drawn=drawn) for k, of in (("spearman", spearman_of), ("distance", wasserstein_of))}
             ends = {f"{k}{e}": getattr(i, f) for k, i in found.items() for e, f in (("", "estimate"), ("_low", "low"), ("_high", "high"))}
             lines.append(dict(network=name, knees=group, **ends, by_chance=np.quantile(chance, .95)))

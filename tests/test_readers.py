@@ -1,4 +1,6 @@
 """koa_repro.readings and koa_repro.readers: reading files and what is wrong with them, studies of known outcome, and who may decide a claim."""
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -269,6 +271,33 @@ def test_predictive_values_by_bayes(drawn):
     assert table.positive[50] == pytest.approx(100 * (drawn.kl[grades[:, 0] == 2] == 2).mean()) and (table.positive_low <= table.positive).all()
 
 
+def test_no_false_positive_is_not_certainty(drawn):
+    kl = drawn.kl.to_numpy()
+    never = np.where((kl == 2) & (np.cumsum(kl == 2) <= 15), 0, kl)[:, None]  # misses 15, calls no KL-0 knee
+    s = R.reader_study(drawn, {}, panel_of(drawn, never))
+    i, sp = R.predictive(s, "r0", .1, True), R.rate(s, "r0", "specificity")
+    assert (i.estimate, i.high) == (1, 1) and i.low == pytest.approx(.9 * .1 / (.9 * .1 + (1 - sp.low) * .9))  # .80, not 1
+    twice = pd.concat([drawn, drawn.assign(knee_id=drawn.knee_id + "x")], ignore_index=True)
+    both = R.predictive(R.reader_study(twice, {}, panel_of(twice, np.tile(never, (2, 1)))), "r0", .1, True)
+    assert both.low == pytest.approx(i.low, abs=.005)  # a participant's second knee that says the same adds nothing
+    flip = R.reader_study(drawn.assign(kl=2 - kl), {}, panel_of(drawn, 2 - never))
+    assert (R.predictive(flip, "r0", .9, False).low, R.predictive(flip, "r0", .9, False).high) == pytest.approx((i.low, i.high))
+    one = R.predictive(R.reader_study(drawn.assign(participant="p"), {}, s.panel), "r0", .1, True)
+    assert one.estimate == 1 and one.low < i.low
+
+
+def test_predictive_values_cover():
+    "Of all studies of 150 + 150 knees that a reader's rates allow, weighted by their chance."
+    ends = {k: R.wilson(np.arange(150) < k) for k in range(151)}
+    for se, sp in ((.9, .99), (.9, .95), (.99, .9), (.7, .7)):
+        hits, alarms = (scipy_stats.binom(150, p) for p in (se, sp))
+        found, truth = 0., se * .1 / (se * .1 + (1 - sp) * .9)
+        for i, j in ((i, j) for i in range(151) for j in range(151) if hits.pmf(i) > 1e-5 and alarms.pmf(j) > 1e-5):
+            low, high = R.predictive_ends(ends[i], ends[j], .1)
+            found += hits.pmf(i) * alarms.pmf(j) * (low <= truth <= high)
+        assert .935 < found < .985, (se, sp, found)
+
+
 def test_a_study_of_another_mix_says_so(drawn):
     kl = drawn.kl.to_numpy(float)
     even, read = R.reader_study(drawn, {}, panel_of(drawn, kl[:, None])), np.where((kl == 0) | (np.cumsum(kl == 2) <= 50), 0., np.nan)
@@ -312,6 +341,18 @@ def test_alike_and_unlike(drawn):
     other = R.alike_table(R.reader_study(drawn, {R.MODEL: n}, panel_of(drawn, grade, np.maximum(d, 1 - d)[:, None])), swaps=20).set_index("knees")
     assert other.distance.to_numpy() == pytest.approx(0, abs=1e-12)  # the same curves,
     assert other.spearman_low["KL-0"] < 0 < other.spearman_high["KL-0"]  # doubt on other knees
+
+
+def test_chance_swaps_participants_and_knows_every_training(drawn):
+    kl, sure, one = drawn.kl.to_numpy(), np.random.default_rng(1).uniform(.5, 1, 300), R.on_knees(network(drawn, R.MODEL), drawn)
+    lines = lambda run, person: R.alike_table(R.reader_study(drawn.assign(participant=person), {R.MODEL: run}, panel_of(drawn, kl[:, None], sure[:, None])), swaps=200).set_index("knees").loc["all"]
+    alone = lines(one, drawn.participant)
+    assert alone.by_chance < .8 * alone.distance
+    two = lines(one, np.where(np.arange(300) % 2, "a", "b"))
+    assert two.by_chance >= two.distance - 1e-12  # two participants: half of the swaps change nothing
+    same = np.where(kl == 2, sure, 1 - sure)  # a second training that says what the readers say is at no distance, however it is swapped
+    half = lines(replace(one, probability=np.concatenate([one.probability, np.stack([1 - same, same], 1)[None]])), drawn.participant)
+    assert half.by_chance == pytest.approx(alone.by_chance / 2) and half.distance == pytest.approx(alone.distance / 2)
 
 
 def test_the_picture_says_what_it_is(drawn):
