@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODEL', 'BESIDE', 'RATES', 'PREVALENCES', 'MARGIN', 'printed_rates', 'simulated', 'owned', 'find_panel', 'on_knees',
            'study_mix', 'ReaderStudy', 'reader_study', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
-           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs',
-           'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
+           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'say_ends',
+           'show_pairs', 'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
            'label_confidence', 'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
 
 # %% ../nbs/26_table7_readers.ipynb #db2e7343
@@ -192,7 +192,7 @@ def predictive_table(s: ReaderStudy, prevalences: Sequence[float] = PREVALENCES)
     "Predictive values of every network and reader that read knees of both grades."
     names = [n for n in s.calls if len(set(s.kl[s.read_by(n)])) == 2]
     return pd.DataFrame([dict(row=n, prevalence=100 * p, **_ends("positive", predictive(s, n, p, True)), **_ends("negative", predictive(s, n, p, False)))
-                         for n in names for p in prevalences])
+                         for n in names for p in prevalences], columns=["row", "prevalence", *_ends("positive", None), *_ends("negative", None)])
 
 # %% ../nbs/26_table7_readers.ipynb #414d703d
 MARGIN = float(claim("C17").margin)
@@ -221,13 +221,19 @@ def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and tra
     "All pairs with the counts behind McNemar's test."
     return pd.DataFrame([dict(a=p.a, b=p.b, knees=p.knees, training=i, kappa=p.kappa.estimate, kappa_low=p.kappa.low, kappa_high=p.kappa.high, both_right=t.both,
                               only_a=t.only_a, only_b=t.only_b, neither=t.neither, p=t.p, **_ends("difference", p.difference), p_inferior=p.difference.p,
-                              not_inferior=p.difference.shown) for p in pairs for i, t in enumerate(p.tests)])
+                              not_inferior=p.difference.shown) for p in pairs for i, t in enumerate(p.tests)],
+                        columns=["a", "b", "knees", "training", "kappa", "kappa_low", "kappa_high", "both_right", "only_a", "only_b", "neither", "p", *_ends("difference", None), "p_inferior", "not_inferior"])
 
 def say_p(p: float) -> str: return "under 0.001" if p < .001 else f"{p:.3f}"
 
+def say_ends(estimate: float, low: float, high: float, form: str = ".2f") -> str:
+    "An estimate with its interval; undefined as such, and one that no resample can move without ends."
+    if not np.isfinite(estimate): return "undefined"
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]" if low < high else f"{estimate:{form}}, no interval"
+
 def show_pairs(table: pd.DataFrame) -> pd.DataFrame:
     "The pairs for reading."
-    return pd.DataFrame([{"a": r.a, "b": r.b, "kappa": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]",
+    return pd.DataFrame([{"a": r.a, "b": r.b, "kappa": say_ends(r.kappa, r.kappa_low, r.kappa_high),
                           "both right": r.both_right, "only a": r.only_a, "only b": r.only_b, "neither": r.neither, "McNemar p": say_p(r.p), "a - b, points": f"{r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]",
                           f"not inferior by {100 * MARGIN:.0f} points": "shown" if r.not_inferior else "not shown"} for r in table.itertuples()])
 
@@ -244,7 +250,7 @@ def show_table7(table: pd.DataFrame, printed: pd.DataFrame, model: str = MODEL) 
     missing = "not run" if not table.trainings[table.row == model].any() else "too few shared knees"
     def beside(r):
         if not np.isfinite(r.p): return {} if r.row == model else {"kappa with the model": missing}
-        return {"kappa with the model": f"{r.kappa:.2f} [{r.kappa_low:.2f}, {r.kappa_high:.2f}]", "only the model right": f"{r.only_model:.0f}",
+        return {"kappa with the model": say_ends(r.kappa, r.kappa_low, r.kappa_high), "only the model right": f"{r.only_model:.0f}",
                 "only this one right": f"{r.only_this:.0f}", "McNemar p": say_p(r.p)}
     against = lambda r: {"kappa with the model": f"{r.kappa:.2f}", "McNemar p": f"{r.p:.2f}"} if np.isfinite(r.kappa) else {}
     ours = [show_rates(table.iloc[[i]]).iloc[0].to_dict() | beside(r) for i, r in enumerate(table.itertuples())]
@@ -404,7 +410,7 @@ def reader_claims(
     absent = [r for r in s.panel.readers if r not in {p.b for p in against}]  # each of them is one of those that the claim is about
     parts = dict(C16=([p.kappa for p in against], absent, real), C17=([p.difference for p in against], absent, real), C18=(list(gaps), [], study.verdict))
     def ours(found, absent):
-        words = ["lower bounds " + ", ".join(f"{i.low:+.3f}" for i in found)] if found else []
+        words = ["lower bounds " + ", ".join(f"{i.low:+.3f}" if np.isfinite(i.low) else "undefined" for i in found)] if found else []
         return "; ".join(words + ([f"too few shared knees: {', '.join(absent)}"] if absent and MODEL in s.networks else [])) or "not run"
     return pd.DataFrame([dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours=ours(found, absent),
                               verdict=together([verdict(id, found, allowed=allowed)] + ["not decided"] * (allowed and len(absent))))

@@ -316,6 +316,20 @@ def test_a_reader_who_always_says_0(drawn):
     table = R.predictive_table(s).set_index(["row", "prevalence"])
     assert np.isnan(table.positive["r0", 10]) and table.negative["r0", 10] == pytest.approx(90)  # says nothing: the prevalence is left
     assert R.panel_table(s).estimate.isna().any() and len(R.alike_table(s, swaps=5)) == 3
+    pairs = [R.pair(s, R.MODEL, "r0"), R.pair(s, R.MODEL, "r1"), R.pair(s, "r0", "r1")]
+    assert R.show_pairs(R.pair_table(pairs)).kappa.tolist() == ["0.00, no interval"] * 2 + ["undefined"]
+    zero = s.kl == 0  # only knees of one grade: nothing can be said of kappa
+    low = R.reader_study(drawn[zero], {}, panel_of(drawn[zero], np.zeros((150, 2))))
+    line = R.table7(R.rate_table(low), R.pair_table([R.pair(low, "r0", "r1")]), "r0")
+    assert R.show_table7(line, R.printed_rates(), "r0")["kappa with the model"][1] == "undefined"
+
+
+def test_one_knee_in_the_whole_study(drawn, study):
+    s = R.reader_study(drawn.head(1), {R.MODEL: network(drawn, R.MODEL, seeds=2)}, panel_of(drawn, drawn.kl.to_numpy(float)[:, None]))
+    pairs = [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]
+    assert pairs == [] and R.show_table7(R.table7(R.rate_table(s), R.pair_table(pairs)), R.printed_rates())["kappa with the model"][1] == "too few shared knees"
+    assert R.pair_table(pairs).both_right.empty and R.predictive_table(s).prevalence.empty and R.alike_table(s).empty and R.panel_table(s).empty
+    assert R.reader_claims(study, s, pairs).verdict[:2].tolist() == ["not decided"] * 2
 
 
 # --- Fig. 7
