@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'BESIDE', 'RATES', 'PREVALENCES', 'MARGIN', 'printed_rates', 'simulated', 'owned', 'find_panel', 'on_knees',
-           'study_mix', 'ReaderStudy', 'reader_study', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
-           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'say_ends',
-           'show_pairs', 'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
+           'study_mix', 'ReaderStudy', 'reader_study', 'say_ends', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
+           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs',
+           'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
            'label_confidence', 'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
 
 # %% ../nbs/26_table7_readers.ipynb #db2e7343
@@ -121,6 +121,11 @@ RATES = ("accuracy", "sensitivity", "specificity")
 def _ends(name: str, i: Interval | None) -> dict: # percent
     return {f"{name}{end}": 100 * getattr(i, e) if i else np.nan for end, e in (("", "estimate"), ("_low", "low"), ("_high", "high"))}
 
+def say_ends(estimate: float, low: float, high: float, form: str = ".2f") -> str:
+    "An estimate with its interval; undefined as such, and one that no resample can move without ends."
+    if not np.isfinite(estimate): return "undefined"
+    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]" if low < high else f"{estimate:{form}}, no interval"
+
 def rate(s: ReaderStudy, name: str, metric: str) -> Interval | None: # None where no such knee was read
     "Accuracy, sensitivity or specificity of a network or reader."
     on = s.read_by(name) & {"accuracy": np.full(len(s.kl), True), "sensitivity": s.kl >= 2, "specificity": s.kl < 2}[metric]
@@ -225,11 +230,6 @@ def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and tra
                         columns=["a", "b", "knees", "training", "kappa", "kappa_low", "kappa_high", "both_right", "only_a", "only_b", "neither", "p", *_ends("difference", None), "p_inferior", "not_inferior"])
 
 def say_p(p: float) -> str: return "under 0.001" if p < .001 else f"{p:.3f}"
-
-def say_ends(estimate: float, low: float, high: float, form: str = ".2f") -> str:
-    "An estimate with its interval; undefined as such, and one that no resample can move without ends."
-    if not np.isfinite(estimate): return "undefined"
-    return f"{estimate:{form}} [{low:{form}}, {high:{form}}]" if low < high else f"{estimate:{form}}, no interval"
 
 def show_pairs(table: pd.DataFrame) -> pd.DataFrame:
     "The pairs for reading."
