@@ -80,7 +80,7 @@ def on_knees(
 def study_mix(knees: pd.DataFrame) -> str: # kl, participant
     "How many knees of each grade, of how many participants, in words."
     people, counts = knees.participant.nunique(), knees.kl.value_counts().sort_index()
-    return " + ".join(f"{k} KL-{g}" for g, k in counts.items()) + " knees" + (", one a participant" if people == len(knees) else f" of {people} participant{'s' if people > 1 else ''}")
+    return " + ".join(f"{k} KL-{g}" for g, k in counts.items()) + (" knees" if len(knees) > 1 else " knee") + (", one a participant" if people == len(knees) else f" of {people} participant{'s' if people > 1 else ''}")
 
 @dataclass(frozen=True, eq=False)
 class ReaderStudy:
