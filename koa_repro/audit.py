@@ -9,17 +9,20 @@ __all__ = ['ROUNDING', 'FINDINGS', 'RATES', 'BETWEEN', 'ON', 'HOW', 'SHOWN', 'Pr
            'same_readings', 'namesakes', 'conv_parameters', 'dense_parameters', 'vgg_parameters', 'resnet_parameters',
            'densenet_parameters', 'tiulpin_parameters', 'antony_parameters', 'siamese_parameters', 'rates_slack',
            'balance_slack', 'error_counts', 'joint_tables', 'discordant', 'mcnemar_p', 'kappas', 'p_left',
-           'agreement_readings', 'common_model', 'knees_needed', 'draw_p', 'implied_rates', 'auc_range', 'draw_chance',
-           'cells', 'above_readings', 'sentence_readings', 'Side', 'audit_tables', 'draw_audit']
+           'agreement_readings', 'common_model', 'knees_needed', 'means_fit', 'training_spread', 'mean_readings',
+           'draw_p', 'implied_rates', 'auc_range', 'draw_chance', 'cells', 'above_readings', 'sentence_readings',
+           'clause_readings', 'Side', 'audit_tables', 'draw_audit']
 
 # %% ../nbs/40_audit.ipynb #88f23944
-import math, textwrap
+import itertools, math, textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
+from scipy import sparse
+from scipy.optimize import linprog
 from scipy.stats import binom, chi2, hypergeom
 
 from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
@@ -356,7 +359,8 @@ def error_counts(
     rates: Mapping[str, Printed], # of RATES, any of them
     positives: int,
     negatives: int,
-    knees: float = 0, # how far a count may lie from its printed rate; 0: only rounding
+    knees: float = 0, # how far the count of a rate that is no count may lie from it; 0: only rounding
+    every: bool = False, # grant this to rates that are counts, too
 ) -> np.ndarray: # (K, 2) missed positives FN, false positives FP
     "All counts of errors that a rater's printed rates allow. Raises `ValueError` for a rate of a class without knees."
     if (positives < 1 and "sensitivity" in rates) or (negatives < 1 and "specificity" in rates):
@@ -366,7 +370,8 @@ def error_counts(
     ok = np.ones(fn.shape, bool)
     for name, p in rates.items():
         count, of = right[name]
-        ok &= (p.off(100 * count / of) <= ROUNDING) | (np.abs(count - of * p.value / 100) <= knees + 1e-9)
+        granted = knees if every or grim(p, of) > ROUNDING else 0
+        ok &= (p.off(100 * count / of) <= ROUNDING) | (granted > 0) & (np.abs(count - of * p.value / 100) <= granted + 1e-9)
     return np.argwhere(ok)
 
 def joint_tables(
@@ -487,9 +492,80 @@ def knees_needed(
 ) -> int | None: # None: more than `most`
     "By how many knees every printed rate must be allowed to be off before a table has the printed kappa and p, by any of the six tests."
     for knees in range(1, most + 1):
-        t = joint_tables(positives, negatives, *(error_counts(r, positives, negatives, knees) for r in (model, reader)))
+        t = joint_tables(positives, negatives, *(error_counts(r, positives, negatives, knees, every=True) for r in (model, reader)))
         if any(r.fits for r in agreement_readings(t, positives, negatives, kappa, p)): return knees
     return None
+
+def _room(model, positives, negatives, knees): # how far the mean of a rate may lie from print, in points
+    sizes = dict(zip(RATES, (positives + negatives, positives, negatives)))
+    return {c: max(ROUNDING * p.unit, 100 * knees / sizes[c] if grim(p, sizes[c]) > ROUNDING else 0) + 1e-9 for c, p in model.items()}
+
+def means_fit(
+    counts: Mapping[str, tuple[int, int]], # reader -> FN, FP of the one read
+    model: Mapping[str, Printed], # printed rates, accuracy among them
+    kappa: Mapping[str, Printed], # by reader; may be empty
+    p: Mapping[str, Printed],
+    positives: int,
+    negatives: int,
+    on: str, # of ON
+    how: str, # of HOW
+    within: float, # points of accuracy from the printed one within which every training lies
+    knees: float = 1, # granted to a rate that is no count
+) -> bool:
+    "Whether rates, kappa and p can be means over trainings of one model, of any number, that different readers share. By linear programming over all tables."
+    n = positives + negatives
+    fn, fp = np.mgrid[0:positives + 1, 0:negatives + 1]
+    errors = np.argwhere(np.abs(100 * (1 - (fn + fp) / n) - model["accuracy"].value) <= within + 1e-9)
+    if not len(errors): return False
+    rows, links = [], []
+    for r, one in counts.items():
+        t = joint_tables(positives, negatives, errors, np.array([one]))
+        t = t[~pd.DataFrame(dict(fn=t.model_fn, fp=t.model_fp, both=t.both_fn + t.both_fp)).duplicated().to_numpy()]
+        t = t[~np.isnan(kappas(t, positives, negatives))]
+        wanted = [(x, of[r]) for x, of in ((kappas(t, positives, negatives), kappa), (mcnemar_p(*discordant(t, on), how), p)) if r in of]
+        rows.append(np.array([(x - q.value) / (ROUNDING * q.unit + 1e-9) for x, q in wanted]).reshape(-1, len(t)))
+        at = t.model_fn.to_numpy() * (negatives + 1) + t.model_fp.to_numpy()
+        links.append(sparse.csr_array((np.ones(len(t)), (np.searchsorted(errors @ [negatives + 1, 1], at), np.arange(len(t)))), shape=(len(errors), len(t))))
+    share = dict(accuracy=100 * (1 - errors.sum(1) / n), sensitivity=100 * (1 - errors[:, 0] / positives), specificity=100 * (1 - errors[:, 1] / negatives))
+    rate = np.array([(share[c] - q.value) / room for (c, q), room in zip(model.items(), _room(model, positives, negatives, knees).values())]) @ links[0]
+    a = sparse.block_diag([np.vstack([rate, rows[0]]), *rows[1:]]).tocsr() # each row a mean that has to end between -1 and 1
+    over = sparse.csr_array(np.full((a.shape[0], 1), -1.)) # the most by which any of them fails to
+    total = sparse.csr_array(np.arange(a.shape[1])[None] < links[0].shape[1], dtype=float)
+    same = [sparse.hstack([-links[0], *(x if i == j else sparse.csr_array(x.shape) for j, x in enumerate(links[1:]))]) for i in range(len(links) - 1)]
+    equal = sparse.vstack([total, *same])
+    equal = sparse.hstack([equal, sparse.csr_array((equal.shape[0], 1))])
+    done = linprog(np.eye(1, a.shape[1] + 1, a.shape[1])[0], sparse.vstack([sparse.hstack([a, over]), sparse.hstack([-a, over])]), np.ones(2 * a.shape[0]),
+                   equal, np.eye(1, equal.shape[0])[0], method="highs")
+    if done.status: raise RuntimeError(f"The linear program was not solved: {done.message}")
+    return bool(done.fun < 1e-6)
+
+def training_spread(
+    counts: Mapping[str, np.ndarray], # reader -> (K, 2) counts of which any will do
+    model: Mapping[str, Printed],
+    kappa: Mapping[str, Printed],
+    p: Mapping[str, Printed],
+    positives: int,
+    negatives: int,
+    on: str,
+    most: float = 20, # points of accuracy tried
+) -> float: # inf: none within `most`
+    "How many points of accuracy the unlikest training must lie from the printed mean for `means_fit`, by any computation of p."
+    away = np.unique(np.abs(100 * (1 - np.arange(positives + negatives + 1) / (positives + negatives)) - model["accuracy"].value).round(9))
+    away = away[away <= most]
+    choices = [dict(zip(counts, map(tuple, c))) for c in itertools.product(*(np.asarray(x).tolist() for x in counts.values()))]
+    fits = lambda d: any(means_fit(c, model, kappa, p, positives, negatives, on, how, d) for c in choices for how in HOW)
+    low, high = 0, len(away) # more room never hurts, so it can be halved
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(away[middle]) else (middle + 1, high)
+    return float(away[low]) if low < len(away) else np.inf
+
+def mean_readings(*args, most: float = 20) -> list[Reading]: # as `training_spread`, without `on`
+    "Means over unlike trainings, for McNemar's test on correctness and on decisions, that of the less unlike first."
+    found = sorted(((on, training_spread(*args, on, most)) for on in ON[:2]), key=lambda x: x[1])
+    return [Reading(f"means over unlike trainings, one at least {d:.1f} points of accuracy from the printed mean, McNemar on {on}" if np.isfinite(d) else
+                    f"means over trainings within {most:g} points of accuracy of the printed mean, McNemar on {on}", 0 if np.isfinite(d) else np.inf, False) for on, d in found]
+
 
 # %% ../nbs/40_audit.ipynb #e02a5616
 def draw_p(
@@ -578,6 +654,17 @@ def sentence_readings(
     if row.asks not in ("range", "equal"): raise ValueError(f"asks={row.asks!r} in the sentences is not known.")
     each = [same_readings(p, v) for p, v in zip(ends, value)]
     return [max(r, key=lambda x: x.slack) for r in zip(*each)], ", ".join(f"{p.text} for {v.text}" for p, v in zip(ends, value) if p.value != v.value)
+
+def clause_readings(
+    rows: Sequence, # the meanings of one clause, rows of the sentences
+    numbers: Mapping[str, Printed],
+) -> tuple[list[Reading], str]: # readings, the cells that speak against each meaning
+    "Put each meaning of a clause to its cells: a reading is stated if its meaning is. Raises `ValueError` where no meaning is."
+    if not any(r.stated == "yes" for r in rows): raise ValueError(f"Clause {rows[0].clause}: no meaning is stated, so nothing is said; write yes in the column stated.")
+    found = [(r, *sentence_readings(r, numbers)) for r in rows]
+    if len(found) == 1: return found[0][1:]
+    readings = [Reading(f"{r.meaning}: {x.name}", x.slack, x.stated and r.stated == "yes") for r, each, _ in found for x in each]
+    return readings, " | ".join(f"{r.meaning}: {against}" for r, _, against in found if against)
 
 @dataclass(frozen=True)
 class Side:

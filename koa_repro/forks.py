@@ -15,32 +15,34 @@ import torch
 import matplotlib.pyplot as plt
 
 from .ablation import rows_of
-from .calibration import MEASURES, by_seed, measure_table
+from .calibration import MEASURES, by_seed, measure_table, one_training
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .losses import HybridLoss
 from .runs import RunSpec, Study, study_spec
-from .stats import Interval, holm_intervals
+from .stats import Interval, holm
 
 # %% ../nbs/43_forks.ipynb #c4f30007
 @dataclass(frozen=True)
 class Fork:
-    "One change of the hybrid loss as we read it."
+    "A change of the hybrid loss as we read it."
     asks: str # what it does to the gradient, a sentence
     loss: dict = field(default_factory=dict) # options of `HybridLoss`
     recipe: dict = field(default_factory=dict) # fields of `Recipe`
     options: dict = field(default_factory=dict) # of the network
+    changes: int = 1 # how many things it changes
 
 BASE = "as we read it"
 FORKS = {
     BASE: Fork("H is held back above 1 - eps/2, M is pulled to c_k from both sides, L is pushed to its own grade."),
     "one-hot print": Fork("All three sets are pushed to their own grade and never held back; c_k reaches no gradient.", dict(reading="printed-onehot")),
+    "one-hot print, to the letter": Fork("The one-hot print with its sums: every push grows by the size of the batch, as in 'sum'.", dict(reading="printed-onehot", reduction="sum"), changes=2),
     "masked print": Fork("A knee called rightly is pushed as in the one-hot print; called wrongly, it counts eps/2 in H and nothing in M and L.", dict(reading="printed-mask")),
     "sum": Fork("Every push grows by the size of the batch; Adam divides that out again, and weight decay, added to the gradient, counts less.", dict(reduction="sum")),
     "mean of each set": Fork("Each set's weight is shared by its own knees, so that one in L counts more than one in H.", dict(reduction="mean")),
     "c_k every batch": Fork("M's target follows the network step by step, with the chance of a single validation batch.", recipe=dict(targets="batch")),
     "c_k from a slice": Fork("M's target comes from training participants set aside, who are then missing from training.", recipe=dict(targets="slice")),
     "no guard": Fork("While some grade's c_k lies at or below one half, its knees in M are pulled towards the other grade.", dict(guard=False)),
-    "channel attention": Fork("The loss is the same; each block's channels are weighed by what the map holds, in 2.71 instead of 2.69 million parameters.", options=dict(attention="ca8")),
+    "channel attention": Fork("The loss is the same; each block's channels are weighed by what the map holds, for a few more parameters.", options=dict(attention="ca8")),
 }
 
 # %% ../nbs/43_forks.ipynb #c4f3000a
@@ -79,14 +81,16 @@ def fork_table(
     weights: str = "best", # those that did best on validation, or the last
     n: int = 10_000, # resamples
 ) -> tuple[pd.DataFrame, dict]: # one line a row and measure; (row, measure) -> Interval of row - base
-    "Every fork's measures, and their differences to the base row with Holm's p of each measure; shares, not percent."
+    "Every fork's measures, and their differences to the base row with Holm's p of each measure over all forks, for those with several trainings; shares, not percent."
     table, found = measure_table(by_seed(rows, weights=weights), list(FORKS), JUDGED, against=(BASE,), n=n)
     found = {(row, m): i for (row, m, _), i in found.items()}
-    families = [{k: i for k, i in found.items() if k[1] == m} for m in JUDGED] if found else []
-    adjusted = {key: i.p for family in families for key, i in holm_intervals(family).items()}
+    counted = {k: i.p for k, i in found.items() if i.seeds > 1}
+    forks = [name for name in FORKS if name != BASE]
+    adjusted = {(name, m): p for m in JUDGED for name, p in zip(forks, holm([counted.get((f, m), 1.) for f in forks])) if (name, m) in counted}
     table.columns = [c.replace(f"minus_{BASE}_", "minus_base_") for c in table.columns]
     keys = list(zip(table.row, table.measure))
     table["p_holm"] = [adjusted.get(k, np.nan) for k in keys]
+    table["shared"] = [found[k].seeds if k in found else 0 for k in keys]
     return table.assign(weights=weights, runs_wanted=table.row.map({name: len(row) for name, row in rows.items()})), found
 
 # %% ../nbs/43_forks.ipynb #c4f30013
@@ -109,18 +113,18 @@ def draw_forks(
     table: pd.DataFrame, # from `fork_table`, of one kind of weights
     title: str, # which knees, how thoroughly
 ):
-    "Every fork minus the base row, with 95% interval; the shaded side is the better one."
-    fig, axes = plt.subplots(1, len(JUDGED), figsize=(PAGE, 3.2), sharey=True)
+    "Every fork minus the base row, with 95% interval, hollow where it stands on one training; the shaded side is the better one."
+    fig, axes = plt.subplots(1, len(JUDGED), figsize=(PAGE, 3.4), sharey=True)
     names = [n for n in FORKS if n != BASE]
     for ax, m in zip(axes, JUDGED):
         part = table[table.measure == m].set_index("row").loc[names]
         for y, (_, r) in enumerate(part.iterrows()):
             x, low, high = (100 * r[f"minus_base_{c}"] for c in ("estimate", "low", "high"))
             if np.isnan(x): ax.text(.5, y, "not run", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7, color="0.4", bbox=dict(fc="white", ec="none", pad=1)); continue
-            ax.errorbar(x, y, xerr=[[x - low], [high - x]], fmt="D", ms=4, color="k", capsize=2, lw=1)
+            ax.errorbar(x, y, xerr=[[x - low], [high - x]], fmt="D", ms=4, color="k", mfc="k" if r.shared > 1 else "white", capsize=2, lw=1)
         end = max(abs(v) for v in (*ax.get_xlim(), 1)) if part.minus_base_estimate.notna().any() else 1
         ax.axvspan(*((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=.08, lw=0)
         ax.axvline(0, color="0.6", lw=.8)
         ax.set(xlim=(-end, end), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=f"{MEASURES[m]}\nminus base, x 100")
-    fig.suptitle(textwrap.fill(f"The forks of the equations, one change at a time: {title}. Shaded: better than the base", 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"The forks of the equations: {title}. Shaded: better than the base. Hollow: one training", 100), fontsize=8)
     return fig

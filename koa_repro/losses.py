@@ -160,6 +160,11 @@ class HybridLoss(_AverageConfidence):
         self.reading, self.reduction, self.order = reading, reduction, order
         self.register_buffer("taken", torch.zeros(3), persistent=False)
 
+    @property
+    def mean_weight(self) -> float: # 1 in cross-entropy
+        "Weight of a sample, on average over a batch that is cut at `ratio`."
+        return sum(r * w for r, w in zip(self.ratio, self.weights)) / sum(self.ratio)
+
     def cut(self, confidence: Tensor, labels: Tensor) -> Tensor: # (B,), (B,) -> (B,)
         "H, M and L of a batch: 0, 1, 2."
         codes = partition(torch.rand_like(confidence) if self.order == "random" else confidence, labels, self.ratio, validate=False)

@@ -6,8 +6,8 @@
 __all__ = ['knee_names', 'draw_study', 'reading_sheet', 'Panel', 'read_readings', 'read_oai', 'simulate_readers', 'phantom_panel']
 
 # %% ../nbs/03_readings.ipynb #5832765b
-import hashlib
-from collections.abc import Sequence
+import csv, hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .phantom import readers as phantom_reads
 # %% ../nbs/03_readings.ipynb #7e012379
 def knee_names(files: Sequence[str]) -> np.ndarray: # (N,)
     "Names of knees in a reading file: the file without folder and ending."
-    return np.array([Path(f).stem for f in files])
+    return np.array([Path(f).stem for f in files], dtype=str)
 
 def _shuffle(keys, seed) -> np.ndarray: return np.array([hashlib.sha256(f"{seed}/{k}".encode()).hexdigest() for k in keys])
 
@@ -62,27 +62,51 @@ class Panel:
 
 def _lines(bad: pd.Series, reads: pd.DataFrame, column: str) -> str: # the first few lines of a file with a fault
     at = np.flatnonzero(bad)
-    return ", ".join(f"line {i + 2} ({reads[column].iloc[i]!r})" for i in at[:5]) + (f" and {len(at) - 5} more" if len(at) > 5 else "")
+    return ", ".join(f"line {reads.index[i] + 2} ({reads[column].iloc[i]!r})" for i in at[:5]) + (f" and {len(at) - 5} more" if len(at) > 5 else "")
+
+def _text_table(
+    path: Path, # a table of text
+    mark: str, # between two fields
+    wanted: Sequence[str], # columns that it must have
+    also: Sequence[str] = (), # columns that it may have
+    case: Callable = str.lower, # in which columns are named
+    errors: str = "strict", # what to do with bytes that are not UTF-8
+) -> pd.DataFrame: # row i is the table's line i + 2; no blanks around any text
+    "A table of text. Raises `ValueError` where it is none, `FileNotFoundError` where there is no file."
+    try:
+        with open(path, encoding="utf-8-sig", errors=errors, newline="") as file:
+            rows = [[x.strip() for x in row] for row in csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)]
+    except UnicodeDecodeError as e: raise ValueError(f"{path.name} is not text in UTF-8 (byte {e.start + 1}): save it as CSV in UTF-8.") from None
+    except csv.Error as e: raise ValueError(f"{path.name} cannot be read as a table ({e}): save it as plain CSV.") from None
+    if not any(map(any, rows)): raise ValueError(f"{path.name} is empty: its first line must name {', '.join(wanted)}.")
+    head, n = [case(x) for x in rows[0]], len(rows[0])
+    if lacking := [c for c in wanted if c not in head]: raise ValueError(f"{path.name} has no column {', '.join(lacking)}: its first line must name {', '.join(wanted)}.")
+    if twice := [c for c in (*wanted, *also) if head.count(c) > 1]: raise ValueError(f"{path.name} has more than one column {', '.join(twice)}: keep one of each.")
+    if long := [i for i, row in enumerate(rows) if any(row[n:])]: raise ValueError(f"{path.name}, line {long[0] + 1}, has {len(rows[long[0]])} fields, but the first line names {n}: put text with a {mark!r} in it into quotes.")
+    table = pd.DataFrame([(row + [""] * n)[:n] for row in rows[1:]], columns=head, dtype=str) # empty fields beyond the last column are dropped
+    return table[[c for c in (*wanted, *also) if c in head]]
 
 def read_readings(
     path: str | Path, # CSV: reader, knee_id, grade[, confidence]
     knees: pd.DataFrame, # the knees that could have been read: file; one row a knee
 ) -> Panel:
-    "A reading file, checked. Raises `ValueError` naming all its faults at once, `FileNotFoundError` where there is none."
+    "A reading file, checked; rows without grade and confidence are left out, and counted in `says`. Raises `ValueError` naming all faults at once."
     path = Path(path).expanduser()
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: give a CSV with the columns reader, knee_id, grade and, if you like, confidence.")
-    reads = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False)
-    if lacking := [c for c in ("reader", "knee_id", "grade") if c not in reads]:
-        raise ValueError(f"{path.name} has no column {', '.join(lacking)}: its first line must name reader, knee_id and grade.")
-    if not len(reads): raise ValueError(f"{path.name} holds no read.")
+    reads = _text_table(path, ",", ("reader", "knee_id", "grade"), ("confidence",))
     reads = reads.assign(knee_id=knee_names(reads.knee_id), confidence=reads.get("confidence", ""))
+    unread = (reads.grade == "") & (reads.confidence == "")
+    blank, reads = int((unread & (reads.reader + reads.knee_id != "")).sum()), reads[~unread]
+    left = f"{blank} row{'s' * (blank > 1)} without a grade left out" if blank else ""
+    if not len(reads): raise ValueError(f"{path.name} holds no read{f': {left}' if left else ''}.")
     grade, sure = (pd.to_numeric(reads[c], errors="coerce") for c in ("grade", "confidence"))
-    faults = {"no reader": ("reader", reads.reader.str.strip() == ""), "not a test knee of this study": ("knee_id", ~reads.knee_id.isin(knee_names(knees.file))),
+    faults = {"no reader": ("reader", reads.reader == ""), "not a test knee of this study": ("knee_id", ~reads.knee_id.isin(knee_names(knees.file))),
               "the same knee and reader again": ("knee_id", reads.duplicated(["reader", "knee_id"])), "a grade other than 0 to 4": ("grade", ~grade.isin(range(5))),
               "a confidence outside 0.5 to 1": ("confidence", (reads.confidence != "") & ~sure.between(.5, 1))}
     if found := [f"{what}: {_lines(bad, reads, column)}" for what, (column, bad) in faults.items() if bad.any()]:
         raise ValueError(f"{path.name} cannot be used as it is. {'; '.join(found)}.")
-    return Panel(reads.assign(grade=grade, confidence=sure)[["reader", "knee_id", "grade", "confidence"]], f"readers of {path.name}", real=True)
+    return Panel(reads.assign(grade=grade, confidence=sure).reset_index(drop=True)[["reader", "knee_id", "grade", "confidence"]],
+                 f"readers of {path.name}" + (f" ({left})" if left else ""), real=True)
 
 # %% ../nbs/03_readings.ipynb #b291e5a2
 def read_oai(
@@ -90,17 +114,17 @@ def read_oai(
     knees: pd.DataFrame, # the knees of interest: file; other knees' readings are left out
     visit: int = 0, # 0 for baseline: V00XRKL
 ) -> Panel:
-    "The Osteoarthritis Initiative's central readings, each project a reader. Raises `ValueError` for another layout."
+    "The Osteoarthritis Initiative's central readings, each project a reader. Raises `ValueError` for another layout, `FileNotFoundError` where there is no file."
     path, column = Path(path).expanduser(), f"V{visit:02d}XRKL"
+    if not path.is_file(): raise FileNotFoundError(f"{path} is not a file: give the table kxr_sq_bu{visit:02d} as the Osteoarthritis Initiative publishes it.")
     with open(path, encoding="utf-8-sig", errors="replace") as file: mark = "|" if "|" in file.readline() else ","
-    table = pd.read_csv(path, sep=mark, dtype=str, encoding="utf-8-sig", encoding_errors="replace").rename(columns=lambda c: c.strip().upper())
-    if lacking := [c for c in ("ID", "SIDE", "READPRJ", column) if c not in table]:
-        raise ValueError(f"{path.name} has no column {', '.join(lacking)}: a table such as kxr_sq_bu{visit:02d} is wanted.")
-    number = {c: pd.to_numeric(table[c].str.extract(r"^\s*(\d+)")[0]) for c in ("ID", "SIDE", "READPRJ", column)} # "1: Right" is 1, ".A: Not Expected" is missing
-    reads = pd.DataFrame(number).dropna().astype(int)
-    reads = pd.DataFrame(dict(reader="OAI project " + reads.READPRJ.replace(42, 37).astype(str), knee_id=reads.ID.astype(str) + reads.SIDE.map({1: "R", 2: "L"}),
-                              grade=reads[column].astype(float), confidence=np.nan))
-    reads = reads[reads.knee_id.isin(knee_names(knees.file))].drop_duplicates()
+    table = _text_table(path, mark, ("ID", "SIDE", "READPRJ", column), case=str.upper, errors="replace")
+    number = table.apply(lambda c: pd.to_numeric(c.str.extract(r"^(\d+)(?:\.0*)?\s*(?::.*)?$")[0])) # "1: Right" is 1, ".A: Not Expected" is missing
+    who, given = number[["ID", "SIDE", "READPRJ"]].astype("Int64").astype(str), ~table[column].str.lower().str.match(r"\.|(?:na|nan)?$")
+    reads = pd.DataFrame(dict(reader="OAI project " + who.READPRJ.replace("42", "37"), knee_id=who.ID + who.SIDE.map({"1": "R", "2": "L"}), grade=number[column], confidence=np.nan))
+    kept = given & number.READPRJ.notna() & reads.knee_id.isin(knee_names(knees.file))
+    if (wrong := kept & ~reads.grade.isin(range(5))).any(): raise ValueError(f"{path.name}: a grade other than 0 to 4: {_lines(wrong, table, column)}.")
+    reads = reads[kept].drop_duplicates()
     if (twice := reads.duplicated(["reader", "knee_id"])).any():
         raise ValueError(f"{path.name}: {reads.reader[twice].iloc[0]} has two grades for {reads.knee_id[twice].iloc[0]}.")
     if not len(reads): raise ValueError(f"{path.name} holds no reading of the knees of this study.")
@@ -114,8 +138,13 @@ def simulate_readers(
     dependence: float = .5, # of the readers' errors on the network's doubt, 0 to 1
     seed: int = 0, # of the readings
 ) -> Panel:
-    "SIMULATED readers with stated sensitivities and specificities, drawn knee by knee. Raises `ValueError` for a dependence outside 0 to 1."
+    "SIMULATED readers with stated sensitivities and specificities, drawn knee by knee. Raises `ValueError` for rates or a dependence outside 0 to 1."
     if not 0 <= dependence <= 1: raise ValueError(f"dependence={dependence!r} must lie between 0 and 1.")
+    for column in ("sensitivity", "specificity"):
+        if not (fit := pd.to_numeric(rates[column], errors="coerce").between(0, 1)).all():
+            raise ValueError(f"rates: the {column} of {fit.idxmin()}, {rates[column][~fit].iloc[0]}, is not a share between 0 and 1 (92.7% is 0.927).")
+    if confidence is not None and (len(confidence) != len(knees) or not np.isfinite(np.asarray(confidence, float)).all()):
+        raise ValueError(f"confidence: one finite number for each of the {len(knees)} knees is wanted, not {len(confidence)} of which {int(np.isfinite(np.asarray(confidence, float)).sum())} are finite.")
     rng, kl = np.random.default_rng([seed, 26]), knees.kl.to_numpy()
     doubt = -np.asarray(rng.random(len(kl)) if confidence is None else confidence, float)
     score = ndtri((pd.Series(doubt).groupby(kl).rank(method="first") - .5) / pd.Series(kl).groupby(kl).transform("size")).to_numpy()

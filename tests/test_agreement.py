@@ -79,6 +79,41 @@ def test_kappa_at_the_edges():
     with pytest.raises(ValueError, match="One participant alone"): stats.cohen_kappa(some, some, clusters=np.zeros(30))
 
 
+@pytest.mark.parametrize("weights, far", [(None, 1), ("linear", 1), ("quadratic", 1), ("quadratic", 4)])
+def test_a_disagreement_more_gives_no_better_bound(weights, far):
+    "One miss in 100 had a higher lower end than none, since only no disagreement at all was not left to resampling."
+    truth = np.arange(100) % 5 if weights else np.arange(100) % 2
+    lows = []
+    for misses in range(6):
+        read = truth.copy()
+        at = np.flatnonzero(truth == 0)[:misses]
+        read[at] = far
+        if not weights and misses > 1: read[np.flatnonzero(truth == 1)[:misses // 2]], read[at[misses - misses // 2:]] = 0, 0
+        lows.append([stats.cohen_kappa(read, truth, who, weights, n=999).low for who in (None, np.arange(100) // 5 % 10 * 5 + np.arange(100) % 5)])
+    assert (np.diff(lows, axis=0) < 0).all(), lows
+    assert (np.diff(lows, axis=1) < 0).all()  # fifty participants know less than a hundred
+
+
+def test_kappas_lower_end_keeps_its_level_with_few_disagreements():
+    rng, n = np.random.default_rng(11), 150
+    for apart in (.005, .03):
+        true, drawn, above = 1 - apart / .5, stats.draws(n, 499), 0
+        for _ in range(300):
+            a = rng.integers(0, 2, n)
+            above += stats.cohen_kappa(np.where(rng.random(n) < apart, 1 - a, a), a, drawn=drawn).low > true
+        assert above <= 16, (apart, above)  # 2.5% of 300 are 7.5
+
+
+def test_a_reader_of_one_grade_is_not_sure_to_agree_by_chance_alone():
+    some = np.arange(300) % 2
+    always = stats.cohen_kappa(np.zeros(300, int), some)
+    assert always.kappa == 0 and -.1 < always.low < 0 < always.high < .1 and always.high > .01
+    assert always.at(.99).low < always.low and stats.cohen_kappa(some, some).at(.99).low < stats.cohen_kappa(some, some).low
+    nothing = stats.cohen_kappa(some * 0, some * 0)
+    assert not nothing.defined and str(nothing) == "undefined: all reads are of one grade" and str(always).startswith("0.00 [-0.0")
+    assert not stats.cohen_kappa(np.stack([some * 0, some]), some * 0).defined
+
+
 @pytest.mark.parametrize("change, words", [
     (dict(a=[0, 1]), "a has 2, b has 3"), (dict(a=[0, None, 1]), "a: the read in row 1 is missing"), (dict(a=[], b=[]), "no knee"),
     (dict(weights="cubic"), "weights='cubic'"), (dict(grades=(0, 2)), "none of the grades"), (dict(clusters=["p", "q"]), "clusters has 2")])
@@ -147,7 +182,7 @@ def test_wilson_is_statsmodels(n, share, level):
 def test_wilson_counts_participants():
     rng, who = np.random.default_rng(0), np.repeat(np.arange(100), 2)
     twins = np.repeat(rng.random(100) < .8, 2)
-    assert stats.wilson(twins, who).worth == pytest.approx(99)
+    assert 99 < stats.wilson(twins, who).worth < 100
     assert stats.wilson(np.ones(200), who).worth == 100 and stats.wilson(np.ones(200), who).low < stats.wilson(np.ones(200)).low
     opposed = np.tile([True, False], 100)  # within a person always one of each: less spread than chance, not counted as more knees
     assert stats.wilson(opposed, who).worth == 200
@@ -163,6 +198,21 @@ def test_clustered_wilson_covers():
         held.append([i.low <= .9 <= i.high for i in (stats.wilson(hits, who), stats.wilson(hits))])
     clustered, plain = np.mean(held, 0)
     assert .925 < clustered < .975 and plain < clustered
+
+
+@quick
+@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([.9, .95]))
+def test_one_knee_a_participant_is_wilsons_interval(n, share, level):
+    hits = np.arange(n) < int(share * n)
+    assert stats.wilson(hits, np.arange(n)[::-1], level) == stats.replace(stats.wilson(hits, level=level), over="participants (Wilson)")
+
+
+@pytest.mark.parametrize("knees", [2, 3, 5])
+def test_one_hit_more_moves_wilsons_ends_by_little_and_upwards(knees):
+    who = np.repeat(np.arange(100), knees)
+    ends = np.array([[i.low, i.high] for i in (stats.wilson(np.arange(100 * knees) % 100 < k, np.tile(np.arange(100), knees)) for k in range(6))])
+    assert (np.diff(ends[:, 1]) > 0).all() and (np.diff(ends[:, 0]) >= 0).all()
+    assert np.diff(ends[:, 1]).max() < .02 and stats.wilson(np.zeros(100 * knees), who).worth == pytest.approx(100)
 
 
 # DeLong
@@ -193,7 +243,8 @@ def test_delong_against_all_pairs(seed, clustered, decimals):
     got, alone = stats.delong(y, a, b, who if clustered else None), stats.delong_interval(y, a, who if clustered else None)
     assert (got.auc_a, got.auc_b, got.error**2) == pytest.approx((*auc, max(variance, 0)), abs=1e-10)
     assert (got.auc_a, alone.estimate) == pytest.approx((sk.roc_auc_score(y, a),) * 2)
-    assert alone.high - alone.estimate == pytest.approx(min(1 - auc[0], 1.959964 * np.sqrt(max(single, 0))), abs=1e-6)
+    reach = 1.959964 * np.sqrt(max(single, 0))  # the outer of DeLong's ends and Wilson's
+    assert max(auc[0] - reach, 0) + 1e-6 >= alone.low >= 0 and min(auc[0] + reach, 1) - 1e-6 <= alone.high <= 1
     if got.error > 1e-6: assert (got.p < .05) == (not got.low <= 0 <= got.high)
 
 
@@ -223,6 +274,13 @@ def test_delong_at_the_edges():
     assert (stats.delong(y, y, y).p, stats.delong(y, y, y).low) == (1, 0)
     assert stats.delong_interval(y, np.zeros(20)).estimate == .5
     assert stats.delong_interval(y, y).estimate == 1 == stats.delong_interval(y, y).high
+    assert stats.delong_interval(y, y).low == pytest.approx(10 / (10 + 3.841459))  # ten knees of each grade say no more
+    assert stats.delong_interval(y, y, clusters=np.repeat(np.arange(5), 4)).low == pytest.approx(5 / (5 + 3.841459))
+    many = (np.arange(300) % 2).astype(float)
+    lows = [stats.delong_interval(many, np.r_[many[:300 - wrong], 1 - many[300 - wrong:]] + np.linspace(0, .1, 300)).low for wrong in range(5)]
+    assert lows == sorted(lows, reverse=True)  # a worse score has no better bound
+    some = many + np.random.default_rng(0).standard_normal(300)
+    assert stats.delong_interval(many, some).high == pytest.approx(stats.delong_interval(many, some).estimate + 1.959964 * np.sqrt(slow_delong(many, some, some, np.arange(300))[1]))
     flawless = stats.delong(y, y, np.zeros(20))
     assert flawless.difference == .5 and np.isnan([flawless.p, flawless.low, flawless.high]).all()
     for bad, words in ((np.zeros(20), r"20 \(label 0\) and 0"), (np.r_[1, np.zeros(19)], r"19 \(label 0\) and 1"), (2 * y, "row 1 is neither 0 nor 1")):
@@ -280,10 +338,25 @@ def tango(only_a, only_b, n, level=.95):
     "Tango's score interval (1998) for the difference of two paired rates, its ends found by root finding."
     seen, z = (only_a - only_b) / n, scipy_stats.norm.ppf((1 + level) / 2)
     def score(d):
-        b = (2 * n + only_a - only_b) * d - only_a - only_b
+        b = (2 * n - only_a + only_b) * d - only_a - only_b
         q = (np.sqrt(b * b - 8 * n * only_b * d * (d - 1)) - b) / (4 * n)
         return (only_a - only_b - n * d) / np.sqrt(max(n * (2 * q + d * (1 - d)), 1e-300))
     return brentq(lambda d: score(d) - z, -1 + 1e-9, seen - 1e-12), brentq(lambda d: score(d) + z, seen + 1e-12, 1 - 1e-9)
+
+
+@pytest.mark.parametrize("only_a, only_b, at", [(3, 9, -.1), (0, 4, -.05), (20, 2, .05), (5, 5, .2), (30, 0, .5)])
+def test_tangos_score_has_the_likeliest_share(only_a, only_b, at):
+    "The share of b alone that maximises the likelihood where a - b is `at`, searched on a grid."
+    n, q = 60, np.linspace(max(0, -at), (1 - at) / 2, 400_001)[1:-1]
+    q = q[np.argmax(only_a * np.log(q + at) + only_b * np.log(q) + (n - only_a - only_b) * np.log(1 - 2 * q - at))]
+    assert stats._paired_score(only_a, only_b, n, at) == pytest.approx((only_a - only_b - n * at) / np.sqrt(n * (2 * q + at - at**2)), rel=1e-3)
+
+
+def test_noninferiority_where_one_is_always_right():
+    one, none = np.ones(20), np.zeros(20)
+    assert stats.noninferiority(one, none, .05, n=200).shown and stats.noninferiority(one, none, .05, n=200).high == 1
+    lost = stats.noninferiority(none, one, .05, n=200)
+    assert lost.low == -1 < lost.high < -.6 and lost.p > .99 and not lost.shown
 
 
 @pytest.mark.parametrize("both, only_a, only_b, neither", [(250, 12, 18, 20), (900, 30, 40, 30), (150, 10, 9, 10)])
@@ -303,6 +376,33 @@ def test_noninferiority_without_a_discordant_knee():
         assert got.shown == (n >= 73) == (got.p <= .025)
     clustered = stats.noninferiority(same_calls, same_calls, .05, clusters=np.repeat(np.arange(200), 2))
     assert clustered.high == pytest.approx(3.841459 / 203.841459)
+
+
+@pytest.mark.parametrize("n", [70, 75, 150, 300])
+def test_a_worse_model_is_not_shown_sooner(n):
+    for who in (None, np.arange(n) // 2):
+        found = [stats.noninferiority(*(calls(n - k - 5, 0, k, 5) == 0), .05, who, n=999) for k in range(5)]
+        assert (np.diff([f.low for f in found]) < 0).all() and (np.diff([f.p for f in found]) >= 0).all()
+        assert all(f.shown == (f.p <= .025) for f in found)
+    if n == 70: assert not any(f.shown for f in found)
+    assert found[0].at(.99).low < found[0].low
+
+
+@pytest.mark.parametrize("n, only_a", [(75, 0), (75, .02), (150, 0), (150, .02), (300, 0), (300, .02)])
+def test_noninferiority_keeps_its_level(n, only_a):
+    "At the true margin it may be shown in one study of forty: exactly so of Tango's end, beyond which the bootstrap's can only take away."
+    chance = scipy_stats.multinomial(n, [only_a, only_a + .05, .95 - 2 * only_a])
+    z = scipy_stats.norm.ppf(.975)
+    exact = sum(chance.pmf([i, j, n - i - j]) for i in range(25 if only_a else 1) for j in range(60) if i + j <= n and stats._paired_score(i, j, n, -.05) > z)
+    assert .01 < exact < .025
+    rng, drawn, shown = np.random.default_rng(n), stats.draws(n, 499), 0
+    for _ in range(400):
+        i, j, both = rng.multinomial(n, [only_a, only_a + .05, .95 - 2 * only_a])
+        a, b = calls(both, i, j, 0) == 0
+        found = stats.noninferiority(a, b, .05, drawn=drawn)
+        assert found.low <= stats._tango(i, j, n, .95)[0] + 1e-9
+        shown += found.shown
+    assert shown <= 20  # 2.5% of 400 are 10; of the bootstrap alone 8.8% were
 
 
 def test_noninferiority_over_trainings_and_bad_margins():

@@ -211,6 +211,47 @@ def test_what_no_table_has():
     empty = audit.agreement_readings(t[:0], 50, 50, Printed("0.85"), Printed("0.50"))
     assert {r.slack for r in empty} == {np.inf} and audit.finding(empty) == "cannot be"
 
+TABLE7 = {r: {c: audit.printed_numbers()[f"VII/{r}/{c}"] for c in (*audit.RATES, *(("kappa", "p") if r != "Model" else ()))} for r in ("Rad 1", "Rad 2", "Rad 3", "Model")}
+RATES7 = {r: {c: v[c] for c in audit.RATES} for r, v in TABLE7.items()}
+
+def test_a_knee_is_granted_only_to_a_rate_that_is_no_count():
+    counts = {r: audit.error_counts(v, 150, 150, 1).tolist() for r, v in RATES7.items()}
+    assert counts == {"Rad 1": [[13, 11], [14, 10]], "Rad 2": [[12, 8]], "Rad 3": [[12, 9], [13, 8]], "Model": [[23, 10]]}
+    assert len(audit.error_counts(RATES7["Rad 2"], 150, 150, 1, every=True)) > 1
+    for r, says in (("Rad 1", "cannot be"), ("Rad 2", "can be"), ("Rad 3", "can be")): # kappa against the reference is twice the accuracy less one
+        t = audit.joint_tables(150, 150, np.array([[23, 10]]), np.array(counts[r])).drop_duplicates(["reader_fn", "reader_fp"])
+        assert audit.finding(audit.agreement_readings(t, 150, 150, TABLE7[r]["kappa"], TABLE7[r]["p"], BETWEEN[1], ON[2:])) == says
+        assert audit.kappas(t, 150, 150, BETWEEN[1]) == pytest.approx(1 - 2 * (t.reader_fn + t.reader_fp) / 300)
+
+def test_means_over_unlike_trainings_are_found():
+    "Three trainings of 23 FN and 10 FP in the mean, whose kappa and p have the printed means though no single table has them."
+    for r, reader, trainings in (("Rad 1", (14, 10), ((14, 8), (38, 7), (17, 15))), ("Rad 2", (12, 8), ((18, 14), (32, 8), (19, 8))), ("Rad 3", (13, 8), ((16, 13), (38, 9), (15, 8)))):
+        assert np.mean(trainings, axis=0).tolist() == [23, 10]
+        args = {r: reader}, RATES7["Model"], {r: TABLE7[r]["kappa"]}, {r: TABLE7[r]["p"]}, 150, 150
+        away = max(abs(100 * (1 - sum(x) / 300) - 89.2) for x in trainings)
+        tables = [audit.joint_tables(150, 150, np.array([x]), np.array([reader])).query("both_fp == both_fp.max() or both_fn == both_fn.max()") for x in trainings]
+        k, p = (sum(np.meshgrid(*(f(x) for x in tables))) / 3 for f in (lambda x: audit.kappas(x, 150, 150), lambda x: audit.mcnemar_p(*audit.discordant(x, ON[1]), HOW[0])))
+        assert ((TABLE7[r]["kappa"].off(k) <= ROUNDING) & (TABLE7[r]["p"].off(p) <= ROUNDING)).any() # these very trainings
+        assert any(audit.means_fit(*args, ON[1], how, away) for how in HOW)
+        for on in ON[:2]: assert any(audit.means_fit(*args, on, how, 5) for how in HOW) and not any(audit.means_fit(*args, on, how, .1) for how in HOW)
+        d = audit.training_spread({r: [reader]}, *args[1:], "decisions")
+        assert 0 < d <= away and audit.mean_readings({r: [reader]}, *args[1:])[0].name.endswith("decisions") and audit.finding([Reading("one training", 2.), *audit.mean_readings({r: [reader]}, *args[1:])]) == "cannot be decided"
+
+def test_means_against_every_mix_of_two_trainings():
+    P, N, reader, rng = 3, 3, (1, 1), np.random.default_rng(0)
+    t = audit.joint_tables(P, N, audit.error_counts({}, P, N), np.array([reader]))
+    x = np.column_stack([100 * (1 - (t.model_fn + t.model_fp) / 6), audit.kappas(t, P, N), audit.mcnemar_p(*audit.discordant(t, ON[0]), HOW[0])])
+    for i, j in rng.integers(0, len(t), (40, 2)):
+        accuracy, kappa, p = (x[i] + x[j]) / 2
+        if kappa < 0: continue
+        accuracy, kappa, p = printed(accuracy, 1), printed(kappa, 2), printed(p, 2)
+        away = max(abs(x[k, 0] - accuracy.value) for k in (i, j))
+        assert audit.means_fit({"r": reader}, {"accuracy": accuracy}, {"r": kappa}, {"r": p}, P, N, ON[0], HOW[0], away)
+    perfect = {"r": (0, 0)}, {"accuracy": Printed("50.0")} # kappa is then twice the accuracy less one, in every mean
+    assert [audit.means_fit(*perfect, {"r": Printed(k)}, {}, P, N, ON[0], HOW[0], 50) for k in ("0.00", "0.25")] == [True, False]
+    assert audit.training_spread({"r": [(0, 0)]}, perfect[1], {"r": Printed("0.25")}, {}, P, N, ON[0]) == np.inf
+    assert not audit.means_fit(*perfect, {}, {}, P, N, ON[0], HOW[0], -1)
+
 def test_one_class_absent():
     for P, N, name in ((0, 5, "sensitivity"), (5, 0, "specificity")):
         with pytest.raises(ValueError, match="class without knees"): audit.error_counts({name: Printed("80.0")}, P, N)
@@ -264,6 +305,18 @@ def test_sentences_are_tidy_and_name_cells_that_exist():
     assert says["GAP above GMP in every row"] == says["each reader's specificity above the model's"] == says["7:2:1 above both other ratios at every smoothing level"] == "cannot be"
     assert says["7:2:1 above both in the mean over the smoothing levels"] == says["accuracy above the sixteen others"] == says["each reader's sensitivity above the model's"] == "can be"
     assert says["every printed kappa is above 0.85"] == "cannot be decided" and {f for f, _ in found.values()} == set(FINDINGS)
+
+def test_a_clause_counts_once_whatever_it_may_mean():
+    number, table = audit.printed_numbers(), pd.read_csv(manifests() / "paper_sentences.csv", dtype=str, keep_default_na=False)
+    assert table.stated.isin(["yes", "no"]).all() and (table.groupby("clause").stated.first() == "yes").all() and (table.groupby("clause").sentence.nunique() == 1).all()
+    assert table.clause.isin(table.id).all() and table[table.clause == table.id].clause.is_unique
+    says = {clause: audit.finding(audit.clause_readings(list(rows.itertuples()), number)[0]) for clause, rows in table.groupby("clause")}
+    assert len(says) == 49 and {c: says[c] for c in ("S10", "S28", "S31", "S45")} == dict(S10="can be", S28="cannot be decided", S31="can be", S45="cannot be decided")
+    assert {c for c, f in says.items() if f == "cannot be"} == {"S04", "S08"}
+    rows = list(table[table.clause == "S45"].assign(stated="no").itertuples())
+    with pytest.raises(ValueError, match="no meaning is stated"): audit.clause_readings(rows, number)
+    worse = audit.clause_readings(list(table[table.id == "S32"].assign(stated="yes").itertuples()), number)[0]
+    assert audit.finding(worse) == "cannot be" # alone, every level at every ratio is not borne out
 
 def test_questions_by_hand():
     number = {f"T/{r}/x": Printed(v) for r, v in dict(a="1.0", b="1.0", c="0.9", d="1.1").items()}

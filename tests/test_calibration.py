@@ -7,12 +7,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from koa_repro import calibration
-from koa_repro.calibration import (CORRECTIONS, MEASURES, ROWS, binned, both_versions, by_seed, calibration_error, confidence_claims, confidence_measure,
+from koa_repro.calibration import (CORRECTIONS, EVEN, MEASURES, ROWS, TARGETED, binned, both_versions, by_seed, calibration_error, confidence_claims, confidence_measure,
                                    confidence_parts, confidence_specs, draw_calibration, draw_confidence, draw_targets, equal_mass, equal_width,
-                                   fit_temperature, grade_difference, joined, late_medium, measure_table, own_shares, risk_area, seed_interval,
-                                   show_confidence, sliced, target_table, tempered)
-from koa_repro.runs import Study, find, study_frame, study_spec
+                                   fit_temperature, force_table, grade_difference, in_force, joined, late_medium, loss_specs, measure_table, one_training,
+                                   own_shares, reported_epoch, risk_area, row_names, seed_interval, show_confidence, sliced, stretches, target_table,
+                                   tempered, with_force)
+from koa_repro.comparison import ATTENTION
+from koa_repro.losses import HybridLoss
+from koa_repro.phantom import make_knees
+from koa_repro.runs import OWN_SPLITS, Run, Study, find, references, study_frame, study_spec
+from koa_repro.specs import read_spec
 from koa_repro.stats import draws
+from koa_repro.training import set_aside
 
 UNIT = st.floats(.01, .99)
 
@@ -29,7 +35,7 @@ class Made:
         p = two(1 / (1 + np.exp(-heat * 2 * skill * (z + lean))))
         self.frame = pd.DataFrame(dict(file=[f"k{i}" for i in range(3 * n)], participant=[f"p{i // 2}" for i in range(3 * n)], kl=kl, label=kl // 2,
                                        split=split, p0=p[:, 0], p1=p[:, 1]))
-        self.spec = SimpleNamespace(grades=(0, 2))
+        self.spec = SimpleNamespace(grades=(0, 2), loss_options=())
         self.history = pd.DataFrame(dict(epoch=range(1, 21), c_medium=[.5] * 18 + [medium] * 2, val_accuracy=np.linspace(.5, .8, 20), target_0=.6, target_1=.7,
                                          val_c_0=np.linspace(.3, .8, 20), val_c_1=np.linspace(.52, .7, 20)))
     def predictions(self, weights="best"): return self.frame
@@ -43,7 +49,7 @@ def judged(rows, study=SimpleNamespace(verdict=True), n=999):
     versions, temperatures = both_versions(test, val, np.array([.6, .4]))
     parts = {c: measure_table(versions[c], list(ROWS), n=n) for c in CORRECTIONS}
     found = confidence_parts({**dict.fromkeys(ROWS, []), **rows}, versions, {c: f for c, (_, f) in parts.items()})
-    table = pd.concat([t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()], ignore_index=True)
+    table = with_force(pd.concat([t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()], ignore_index=True), force_table(rows))
     return SimpleNamespace(versions=versions, temperatures=temperatures, table=table, claims=confidence_claims(found, study), found=found, parts=parts)
 
 
@@ -185,24 +191,94 @@ def test_what_was_not_run_is_said(tmp_path):
     rows = {name: [None] for name in ROWS if name != "temperature"}
     none = judged(rows)
     assert len(none.table) == 2 * len(ROWS) * len(MEASURES) and none.table.estimate.isna().all() and (none.table.runs_done == 0).all()
-    assert set(verdicts(none.claims).values()) == {"not decided"} and (show_confidence(none.table) == "not run").all(axis=None)
+    assert set(verdicts(none.claims).values()) == {"not decided"} and (show_confidence(none.table).iloc[:, :-2] == "not run").all(axis=None)
     assert target_table(rows).empty
     for fig in (draw_confidence({}, "none"), draw_calibration(none.versions, none.table, "none"), draw_targets(rows, "none")): fig.savefig(tmp_path / "f.png")
     some = judged(made(ce={}, hybrid=None))
     shown = show_confidence(some.table)
-    assert (shown.xs(ROWS["hybrid"], level="trained") == "not run").all(axis=None) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
+    assert (shown.xs(ROWS["hybrid"], level="trained").iloc[:, :-2] == "not run").all(axis=None) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
+    assert shown.trainings.xs(ROWS["ce"], level="trained").eq("3 of 3").all() and shown.trainings.xs(ROWS["hybrid"], level="trained").eq("0 of 3").all()
 
 
-def test_the_target_is_watched_from_where_it_is_in_force():
-    t = target_table({**dict.fromkeys(("ce", "kld", "random", "slice"), []), "hybrid": [Made(0)]}).iloc[0]
-    h = Made(0).history
-    first = h[(h.val_c_0 > .5) & (h.val_c_1 > .5)].iloc[0]
-    assert t.epoch == first.epoch > 1 and t.c_from == pytest.approx((first.val_c_0 + first.val_c_1) / 2) and t.c_to == pytest.approx(.75)
+def watched(c_0, c_1, accuracy=None, seed=0, targets=True, **options):
+    "A run with these mean confidences after each epoch, and the targets that follow from them."
+    run = Made(seed)
+    run.spec = SimpleNamespace(grades=(0, 2), loss_options=tuple(options.items()))
+    run.history = pd.DataFrame(dict(epoch=range(1, len(c_0) + 1), c_medium=.5, val_accuracy=accuracy or [.5] * len(c_0), val_c_0=c_0, val_c_1=c_1))
+    if targets: run.history = run.history.assign(target_0=run.history.val_c_0.shift(), target_1=run.history.val_c_1.shift())
+    return run
+
+
+def test_the_target_is_in_force_in_the_epochs_that_had_it():
+    run = watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9])
+    assert in_force(run).tolist() == [False, False, True, True, False, True]  # each by what was known after the epoch before
+    assert in_force(watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9], targets=False)).tolist() == in_force(run).tolist()
+    assert in_force(watched([.4] * 4, [.7] * 4, guard=False)).tolist() == [False, True, True, True]
+    assert stretches(in_force(run)) == [(3, 4), (6, 6)] and stretches(np.zeros(3, bool)) == [] and stretches(np.ones(3, bool)) == [(1, 3)]
+    assert reported_epoch(watched([.6] * 4, [.6] * 4, [.5, .8, .8, .7])) == 3  # ties to the later
+
+
+def test_the_move_is_taken_over_stretches_that_close_again():
+    t = target_table(dict(hybrid=[watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9], [.5, .6, .7, .8, .9, 1.])]))
+    assert t[["first", "last"]].to_numpy().tolist() == [[3, 4], [6, 6]]
+    np.testing.assert_allclose(t[["c_from", "c_to", "c_rise"]], [[.65, .6, -.05], [.65, .85, .2]])
+    np.testing.assert_allclose(t[["accuracy_from", "accuracy_to"]], [[.6, .8], [.9, 1.]])
+
+
+def test_a_target_that_opens_last_never_acted():
+    rows = dict(kld=[watched([.4, .4, .6], [.7] * 3)], ce=[watched([.4, .4, .6], [.7] * 3, targets=False)], hybrid=[None])
+    assert target_table(rows).empty and force_table(rows)[["row", "in_force", "epochs"]].to_numpy().tolist() == [["kld", 0, 3]]
+
+
+def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
+    c = [.4] * 6 + [.6, .4, .6, .6, .4, .6]  # in force in epochs 8, 10 and 11; the best is the ninth
+    rows = made(ce={}, hybrid={}) | dict(kld=[watched(c, [.7] * 12, [.5] * 8 + [.8] + [.6] * 3), None, None])
+    force = force_table(rows).set_index("row")
+    assert force.loc["kld", ["reported", "before", "in_force", "epochs"]].tolist() == [9, 1, 3, 12]
+    j = judged(rows)
+    assert row_names(j.table) == {r: ROWS[r] + (" (one training; target in force in 1 of 9 epochs)" if r == "kld" else "") for r in ROWS}
+    shown = show_confidence(j.table).loc["raw"].iloc[:, -1]
+    assert shown[ROWS["kld"]] == "1 of 9" and shown[ROWS["ce"]] == shown[ROWS["slice"]] == ""
+    fig = draw_calibration(j.versions, j.table, "made up"); fig.savefig(tmp_path / "f.png")
+    assert "target in force in 1 of 9" in " ".join(label.get_text() for label in fig.axes[6].get_yticklabels()).replace("\n", " ")
+
+
+def test_rows_with_one_training_are_named_where_others_have_three():
+    j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
+    assert one_training(j.parts["raw"][1]) == ["smoothing"] and one_training(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
+    assert "one training" not in "".join(row_names(judged(made(1, ce={}, hybrid={})).table).values())  # there the whole table is of one
+
+
+def test_the_reported_epoch_is_the_engines():
+    for file in references().glob("*/spec.json"):
+        run = Run(read_spec(file.read_text()), file.parent)
+        assert reported_epoch(run) == run.provenance["best_epoch"], file
+
+
+def test_the_slices_participants_and_no_others_are_left_out():
+    study = Study("preview", "reference", 2)
+    for seed, spec in enumerate(confidence_specs(study)["fewer"]):
+        whole, left = study_frame(study), study_frame(study, split=spec.split)
+        gone = whole[~whole.file.isin(left.file)]
+        assert set(gone.split) == {"train"} and .08 < len(gone) / (whole.split == "train").sum() < .12
+        assert not set(gone.participant) & set(left.participant[left.split == "train"])
+    knees = make_knees(160, seed=3)
+    train = knees.where(split="train")
+    part = OWN_SPLITS["slice-1-left-out"](knees.frame())
+    assert set(knees.file[part == "train"]) == set(train.file[~set_aside(train, 1)]) and (part[knees.split != "train"] == knees.split[knees.split != "train"]).all()
+
+
+def test_the_even_row_has_cross_entropys_weight():
+    assert HybridLoss().mean_weight == pytest.approx(.39) and HybridLoss(weights=EVEN).mean_weight == pytest.approx(1, abs=1e-4)
+    assert np.ptp(np.divide(EVEN, HybridLoss().weights)) < 1e-3
+    spec = confidence_specs(Study("preview", "reference"))["even"][0]
+    assert dict(spec.loss_options) == dict(weights=EVEN) and set(TARGETED) < set(confidence_specs(Study("preview", "reference")))
 
 
 def test_rows_are_the_runs_of_the_other_tables():
     study = Study("short", "reference")
     specs = confidence_specs(study)
     assert find(specs["ce"][0]) and find(specs["hybrid"][0])  # those of Table VI are kept
+    assert loss_specs(study) == {k: specs[k] for k in ("ce", "hybrid")} and dict(loss_specs(study, ATTENTION)["ce"][0].options)["attention"] == "ca8"
     assert specs["slice"] == [sliced(study_spec(study, loss="hybrid"))] and specs["slice"][0].id != specs["hybrid"][0].id
     np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)

@@ -3,8 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import koa_repro.calibration as calibration
 import koa_repro.features as features
-from koa_repro.features import (MEASURES, STARTS, Features, depth_table, draw_maps, embed, feature_claims, feature_sets, feature_specs, looked_at, mean_maps,
+from koa_repro.comparison import ATTENTION
+from koa_repro.features import (MEASURES, STARTS, Features, depth_table, draw_maps, embed, feature_claims, feature_sets, looked_at, loss_specs, mean_maps,
                                 middle, neighbours_right, picture_luck, scatter_ratio, separation_table, separations, show_separation, standardised, turned)
 from koa_repro.hybrid import hybrid_specs
 from koa_repro.phantom import make_knees
@@ -81,16 +83,19 @@ def test_claim_needs_both_on_the_better_side(tmp_path):
     one = separations(dict(ce=made_up(1., seeds=1), hybrid=made_up(3., seeds=1)), 400)
     assert decided(tmp_path, one) == "not decided"  # one training decides nothing
     i = good["scatter", "difference"]
+    assert features.turned is calibration.turned and turned(None) is None
     assert (turned(i).low, turned(i).high, turned(turned(i))) == (-i.high, -i.low, i)
 
 
 def test_not_run_says_so(tmp_path):
     study = Study("paper", "reference", 3, str(tmp_path), str(tmp_path))
-    specs = feature_specs(study)
+    specs = loss_specs(study)
     assert specs == {loss: hybrid_specs(study)[f"Ours, {loss}"] for loss in ("ce", "hybrid")}
     rows = {loss: [None] * 3 for loss in specs}
     assert feature_sets(study, rows) == {} and separations({}) == {} and looked_at(study, {}) == {}
     table = separation_table({}, 3)
+    table = pd.concat([table, separation_table({}, 3, ATTENTION)])
+    assert show_separation(table).shape == (2 * len(MEASURES), 3) and table.network.unique().tolist() == ["Ours", ATTENTION]
     assert (table.runs_done == 0).all() and table.estimate.isna().all() and (show_separation(table) == "not run").all().all()
     assert depth_table({}, {}).empty and picture_luck(features.embeddings({})).empty
 
@@ -104,7 +109,7 @@ def test_pictures_and_their_luck():
     with pytest.raises(ValueError, match="choose one of tsne, umap"): embed(x, "pca", 0)
     pictures = pd.DataFrame([dict(loss=l, seed=s, method="tsne", start=i, silhouette=v) for s in (0, 1) for l, values in dict(ce=(.1, .2), hybrid=(.15, .3)).items() for i, v in enumerate(values)])
     luck = picture_luck(pictures).iloc[0]
-    assert (luck.pairs, luck.better) == (8, 6)  # .15 > .1, .3 > .1, .3 > .2, of each training; never across trainings
+    assert (luck.trainings, luck.pairs, luck.better) == (2, 8, 6)  # .15 > .1, .3 > .1, .3 > .2, of each training; never across trainings
     assert middle(pictures[(pictures.loss == "ce") & (pictures.seed == 0)].assign(silhouette=[.3, .1])).silhouette == .3
 
 

@@ -95,7 +95,7 @@ def test_a_pack_has_no_people_and_says_so(knees):
 def leaves(d, at=()): return {k: v for key, x in d.items() for k, v in (leaves(x, (*at, key)) if isinstance(x, dict) else {(*at, key): x}).items()}
 
 
-def test_every_fork_changes_one_thing():
+def test_every_fork_changes_one_thing_and_the_letter_of_the_print_two():
     specs = {name: s[0] for name, s in fork_specs(Study("preview", "reference")).items()}
     base = leaves(specs[BASE].description)
     for name, spec in specs.items():
@@ -103,7 +103,9 @@ def test_every_fork_changes_one_thing():
         changed = {k for k in base.keys() | other.keys() if base.get(k) != other.get(k)}
         assert len(changed) == (name != BASE), name
         options = set(spec.options + spec.loss_options) ^ set(specs[BASE].options + specs[BASE].loss_options)
-        assert len(options) <= 1, name
+        assert len(options) == FORKS[name].changes * (name != BASE) * (not FORKS[name].recipe), name
+    assert [name for name, f in FORKS.items() if f.changes > 1] == ["one-hot print, to the letter"]
+    assert dict(specs["one-hot print, to the letter"].loss_options) == dict(reading="printed-onehot", reduction="sum")
     assert len({s.id for s in specs.values()}) == len(FORKS)
 
 
@@ -130,10 +132,24 @@ def test_a_planted_difference_is_found_and_no_other(tmp_path):
     at = table.set_index(["row", "measure"])
     assert at.minus_base_low["sum", "accuracy"] > 0 > at.minus_base_high["sum", "brier"] and at.p_holm["sum", "accuracy"] < .05
     assert at.minus_base_low["no guard", "accuracy"] == 0 == at.minus_base_high["no guard", "accuracy"]  # the same predictions
-    assert at.runs_done["no guard", "ece"] == 1 and at.runs_wanted["no guard", "ece"] == 2 and at.p_holm.isna()["channel attention", "brier"]
+    assert at.runs_done["no guard", "ece"] == 1 and at.runs_wanted["no guard", "ece"] == 2 and at.shared["no guard", "ece"] == 1 and at.p_holm.isna()["channel attention", "brier"]
     shown = show_forks(table)
     assert shown.loc["channel attention"].eq("not run").sum() == 2 * len(JUDGED) and shown.loc["sum"].ne("not run").all()
     draw_forks(table, "made up").savefig(tmp_path / "f.png")
+
+
+def test_the_family_is_all_forks_whether_run_or_not():
+    "What has not come yet counts as p = 1, so that its coming takes no significance away; one training is not judged."
+    base = {name: [None, None] for name in FORKS} | {BASE: [Made(s, 1.) for s in range(2)], "sum": [Made(s, 1.05) for s in range(2)]}
+    table, found = fork_table(base, n=499)
+    p = found["sum", "accuracy"].p
+    adjusted = lambda t: t.set_index(["row", "measure"]).p_holm["sum", "accuracy"]
+    assert adjusted(table) == pytest.approx(min(1, (len(FORKS) - 1) * p)) and 0 < p < .5
+    more, _ = fork_table(base | {name: [Made(s, 1.) for s in range(2)] for name in ("mean of each set", "masked print")}, n=499)
+    assert adjusted(more) == pytest.approx(adjusted(table))
+    lone, found = fork_table(base | {"no guard": [Made(0, 3.), None]}, n=499)
+    assert found["no guard", "accuracy"].p < .01 and lone[lone.row == "no guard"].p_holm.isna().all() and adjusted(lone) == pytest.approx(adjusted(table))
+    assert show_forks(lone).loc["no guard", "p (Holm), accuracy"] == ""
 
 
 def test_nothing_run_goes_through(tmp_path):

@@ -1,4 +1,6 @@
 """koa_repro.readings and koa_repro.readers: reading files and what is wrong with them, studies of known outcome, and who may decide a claim."""
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,13 +90,13 @@ def test_a_good_file_comes_back(tmp_path, drawn):
 
 def test_all_faults_are_named_at_once(tmp_path, drawn):
     k = list(drawn.knee_id)
-    lines = ["reader,knee_id,grade,confidence", f"A,{k[0]},0,0.9", f"A,{k[1]},7,", f"A,{k[2]},,", f"A,{k[0]},2,", "A,nobody,0,", f"B,{k[0]},1.5,", f",{k[3]},0,", f"B,{k[4]},2,1.2", f"B,{k[5]},2,sure"]
+    lines = ["reader,knee_id,grade,confidence", f"A,{k[0]},0,0.9", f"A,{k[1]},7,", f"A,{k[2]},x,", f"A,{k[0]},2,", "A,nobody,0,", f"B,{k[0]},1.5,", f",{k[3]},0,", f"B,{k[4]},2,1.2", f"B,{k[5]},2,sure"]
     (tmp_path / "r.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError) as e: read_readings(tmp_path / "r.csv", drawn)
     text = str(e.value)
     assert text.startswith("r.csv") and "\n" not in text
     for words in ("no reader: line 8", "not a test knee of this study: line 6 ('nobody')", f"the same knee and reader again: line 5 ('{k[0]}')",
-                  "a grade other than 0 to 4: line 3 ('7'), line 4 (''), line 7 ('1.5')", "a confidence outside 0.5 to 1: line 9 ('1.2'), line 10 ('sure')"):
+                  "a grade other than 0 to 4: line 3 ('7'), line 4 ('x'), line 7 ('1.5')", "a confidence outside 0.5 to 1: line 9 ('1.2'), line 10 ('sure')"):
         assert words in text, words
     assert "'0.9'" not in text and "line 2" not in text
 
@@ -104,6 +106,31 @@ def test_files_without_reads(tmp_path, drawn, text, words):
     (tmp_path / "r.csv").write_text(text)
     with pytest.raises(ValueError, match=words): read_readings(tmp_path / "r.csv", drawn)
     with pytest.raises(FileNotFoundError, match="is not a file"): read_readings(tmp_path / "none.csv", drawn)
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "is empty"), (b"\n\n", "is empty"), (b"reader,knee_id,grade\nA,KNEE,0,,\nA,KNEE,2,1,x\n", "line 3, has 5 fields, but the first line names 3"),
+    ("reader,knee_id,grade\nM\u00fcller,KNEE,0\n".encode("cp1252"), "not text in UTF-8"), (b'reader,knee_id,grade\n"A,KNEE,0\n', "cannot be read as a table"),
+    (b"reader,knee_id,grade,grade\nA,KNEE,0,2\n", "more than one column grade"), (b"reader,knee_id,grade,Grade\nA,KNEE,0,2\n", "more than one column grade"),
+    (b"reader,knee_id,grade,confidence\nA,KNEE,,\n", "holds no read: 1 row without a grade left out")])
+def test_files_that_are_no_tables_are_refused_in_one_sentence(tmp_path, drawn, content, words):
+    path = tmp_path / "r.csv"
+    path.write_bytes(content.replace(b"KNEE", drawn.knee_id[0].encode()))
+    with pytest.raises(ValueError, match=words) as e: read_readings(path, drawn)
+    assert str(e.value).startswith("r.csv") and "\n" not in str(e.value)
+
+
+def test_blanks_trailing_commas_and_unread_rows_do_no_harm(tmp_path, drawn):
+    k, path = list(drawn.knee_id), tmp_path / "r.csv"
+    path.write_text(f"reader , knee_id,grade\nA,{k[0]},0,\nA ,{k[1]} , 2 ,\n A,{k[2]},,\n\nB,{k[0]},4,\n")  # a comma too many in every row
+    panel = read_readings(path, drawn)
+    assert panel.readers == ["A", "B"] and panel.reads.grade.tolist() == [0, 2, 4] and list(panel.reads.knee_id) == [k[0], k[1], k[0]]
+    assert panel.says == "readers of r.csv (1 row without a grade left out)" and panel.reads.index.tolist() == [0, 1, 2]
+    path.write_text(f"reader,knee_id,grade\nA,{k[0]},0\nA,{k[2]},\nA ,{k[0]},2\n")
+    with pytest.raises(ValueError, match="again: line 4"): read_readings(path, drawn)  # one reader, and the line as an editor counts it
+    sheet = reading_sheet(drawn, "C")
+    pd.concat([sheet.head(7).assign(grade=2), sheet.tail(293)]).to_csv(path, index=False)
+    assert len(read_readings(path, drawn).reads) == 7 and "293 rows without a grade" in read_readings(path, drawn).says
 
 
 def test_many_faults_are_counted(tmp_path, drawn):
@@ -144,11 +171,31 @@ def test_oai_faults(tmp_path, drawn):
     with pytest.raises(ValueError, match="OAI project 15 has two grades for " + drawn.knee_id[0]): read_oai(path, drawn)
     path.write_text("ID|SIDE|READPRJ|V00XRKL\n1|1|15|0\n")
     with pytest.raises(ValueError, match="no reading of the knees"): read_oai(path, drawn)
+    start = "ID|SIDE|READPRJ|V00XRKL\n" + f"{drawn.participant[0]}|{side}|15|"
+    for grade in ("7", "12: odd", "2.5", "two", "-1"):
+        path.write_text(start + grade + "\n")
+        with pytest.raises(ValueError, match=r"t.txt: a grade other than 0 to 4: line 2 \('" + grade): read_oai(path, drawn)
+    for grade in ("2", "2.0", "2: minimal"):
+        path.write_text(start + grade + f"\n{drawn.participant[0]}|{side}|37|.A: Missing\n{drawn.participant[0]}|{side}|37|\n")
+        assert read_oai(path, drawn).reads.grade.tolist() == [2]
+    path.write_text("ID|SIDE|READPRJ|V00XRKL|v00xrkl\n1|1|15|0|0\n")
+    with pytest.raises(ValueError, match="more than one column V00XRKL"): read_oai(path, drawn)
+    path.write_text("")
+    with pytest.raises(ValueError, match="t.txt is empty"): read_oai(path, drawn)
+    with pytest.raises(FileNotFoundError, match="none.txt is not a file: give the table kxr_sq_bu00"): read_oai(tmp_path / "none.txt", drawn)
     path.write_text("ID|SIDE|V00XRKL\n1|1|0\n")
     with pytest.raises(ValueError, match="no column READPRJ"): read_oai(path, drawn)
 
 
 # --- simulated readers
+
+@pytest.mark.parametrize("change, words", [
+    (dict(rates=100 * RATES), "the sensitivity of A, .*91.*, is not a share"), (dict(rates=RATES.assign(specificity=[.9, -.1])), "the specificity of B, .*-0.1"),
+    (dict(rates=RATES.assign(specificity=[np.nan, .9])), "the specificity of A"), (dict(confidence=np.r_[np.nan, np.full(299, .7)]), "of which 299 are finite"),
+    (dict(confidence=np.full(3, .7)), "each of the 300 knees is wanted, not 3")])
+def test_impossible_readers_are_refused(drawn, change, words):
+    with pytest.raises(ValueError, match=words): simulate_readers(drawn, **(dict(rates=RATES) | change))
+
 
 def test_simulated_rates_hold_whatever_the_dependence(drawn):
     many = pd.DataFrame(dict(knee_id=[f"k{i}" for i in range(12_000)], kl=np.repeat([0, 2], 6000)))
@@ -228,6 +275,26 @@ def test_several_trainings(drawn):
     assert len(R.pair_table([p])) == 3 and len(R.table7(R.rate_table(s), R.pair_table([p]))) == 2
 
 
+def test_three_error_free_trainings_are_not_certain(drawn):
+    s = R.reader_study(drawn, {R.MODEL: network(drawn, R.MODEL, right=1, seeds=3)}, panel_of(drawn, drawn.kl.to_numpy()[:, None]))
+    for metric in R.RATES:
+        i, one = R.rate(s, R.MODEL, metric), R.rate(s, "r0", metric)
+        assert (i.estimate, i.high, i.seeds) == (1, 1, 3) and i.low == pytest.approx(one.low) and i.low < .99
+    alone = R.rate_table(R.reader_study(drawn.head(1), s.networks, s.panel)).set_index("row")  # one knee in the whole study
+    assert alone.accuracy_low[R.MODEL] == pytest.approx(alone.accuracy_low["r0"]) and alone.accuracy_low["r0"] < 50 and np.isfinite(alone.accuracy[R.MODEL])
+
+
+def test_networks_are_paired_by_seed(drawn):
+    a, b = network(drawn, R.MODEL, seeds=3), network(drawn, R.BESIDE, seeds=3, seed=5)
+    of = lambda sa, sb: R.pair(R.reader_study(drawn, {R.MODEL: a, R.BESIDE: b}, panel_of(drawn, drawn.kl.to_numpy()[:, None]), {R.MODEL: sa, R.BESIDE: sb}), R.MODEL, R.BESIDE)
+    right = [R.on_knees(p, drawn).right.sum(1) for p in (a, b)]
+    gaps = lambda found: [t.only_a - t.only_b for t in found.tests]
+    assert gaps(of((0, 1, 2), (0, 1, 2))) == [x - y for x, y in zip(*right)]
+    assert gaps(of((0, 1, 2), (4, 2, 1))) == [right[0][1] - right[1][2], right[0][2] - right[1][1]]  # seeds 1 and 2, whatever their places
+    assert of((0, 1, 2), (3, 4, 5)) is None
+    with pytest.raises(ValueError, match="has 3 trainings, but 2 seeds"): of((0, 1), (0, 1, 2))
+
+
 def test_both_knees_of_a_person_are_not_two(public):
     "A file may hold both knees of a participant: intervals and tests then count people."
     knees = public[(public.split == "test") & public.kl.isin((0, 2))].groupby("participant").filter(lambda g: len(g) == 2 and g.kl.nunique() == 1)
@@ -249,6 +316,44 @@ def test_predictive_values_by_bayes(drawn):
     assert table.positive[50] == pytest.approx(100 * (drawn.kl[grades[:, 0] == 2] == 2).mean()) and (table.positive_low <= table.positive).all()
 
 
+def test_no_false_positive_is_not_certainty(drawn):
+    kl = drawn.kl.to_numpy()
+    never = np.where((kl == 2) & (np.cumsum(kl == 2) <= 15), 0, kl)[:, None]  # misses 15, calls no KL-0 knee
+    s = R.reader_study(drawn, {}, panel_of(drawn, never))
+    i, sp = R.predictive(s, "r0", .1, True), R.rate(s, "r0", "specificity")
+    assert (i.estimate, i.high) == (1, 1) and i.low == pytest.approx(.9 * .1 / (.9 * .1 + (1 - sp.low) * .9))  # .80, not 1
+    twice = pd.concat([drawn, drawn.assign(knee_id=drawn.knee_id + "x")], ignore_index=True)
+    both = R.predictive(R.reader_study(twice, {}, panel_of(twice, np.tile(never, (2, 1)))), "r0", .1, True)
+    assert both.low == pytest.approx(i.low, abs=.005)  # a participant's second knee that says the same adds nothing
+    flip = R.reader_study(drawn.assign(kl=2 - kl), {}, panel_of(drawn, 2 - never))
+    assert (R.predictive(flip, "r0", .9, False).low, R.predictive(flip, "r0", .9, False).high) == pytest.approx((i.low, i.high))
+    one = R.predictive(R.reader_study(drawn.assign(participant="p"), {}, s.panel), "r0", .1, True)
+    assert one.estimate == 1 and one.low < i.low
+
+
+def test_predictive_values_cover():
+    "Of all studies of 150 + 150 knees that a reader's rates allow, weighted by their chance."
+    ends = {k: R.wilson(np.arange(150) < k) for k in range(151)}
+    for se, sp in ((.9, .99), (.9, .95), (.99, .9), (.7, .7)):
+        hits, alarms = (scipy_stats.binom(150, p) for p in (se, sp))
+        found, truth = 0., se * .1 / (se * .1 + (1 - sp) * .9)
+        for i, j in ((i, j) for i in range(151) for j in range(151) if hits.pmf(i) > 1e-5 and alarms.pmf(j) > 1e-5):
+            low, high = R.predictive_ends(ends[i], ends[j], .1)
+            found += hits.pmf(i) * alarms.pmf(j) * (low <= truth <= high)
+        assert .935 < found < .985, (se, sp, found)
+
+
+def test_a_study_of_another_mix_says_so(drawn):
+    kl = drawn.kl.to_numpy(float)
+    even, read = R.reader_study(drawn, {}, panel_of(drawn, kl[:, None])), np.where((kl == 0) | (np.cumsum(kl == 2) <= 50), 0., np.nan)
+    assert R.accuracy_note(even, R.rate_table(even)) == ""
+    s = R.reader_study(drawn, {}, panel_of(drawn, np.stack([kl, read], 1)))  # always says 0, on 150 + 50 knees
+    note = R.accuracy_note(s, R.rate_table(s))
+    assert "r1 75.0 on 25% KL-2, 50.0 if both were equally many" in note and "r0" not in note
+    assert R.study_mix(drawn) == "150 KL-0 + 150 KL-2 knees, one a participant" and R.study_mix(drawn.head(1)) == "1 KL-0 knee, one a participant"
+    assert R.study_mix(drawn.assign(participant="p")) == "150 KL-0 + 150 KL-2 knees of 1 participant"
+
+
 def test_a_reader_who_always_says_0(drawn):
     s = R.reader_study(drawn, {R.MODEL: network(drawn, R.MODEL)}, panel_of(drawn, np.zeros((300, 2))))
     assert (R.rate(s, "r0", "sensitivity").estimate, R.rate(s, "r0", "specificity").estimate) == (0, 1)
@@ -256,6 +361,21 @@ def test_a_reader_who_always_says_0(drawn):
     table = R.predictive_table(s).set_index(["row", "prevalence"])
     assert np.isnan(table.positive["r0", 10]) and table.negative["r0", 10] == pytest.approx(90)  # says nothing: the prevalence is left
     assert R.panel_table(s).estimate.isna().any() and len(R.alike_table(s, swaps=5)) == 3
+    pairs = [R.pair(s, R.MODEL, "r0"), R.pair(s, R.MODEL, "r1"), R.pair(s, "r0", "r1")]
+    shown = R.show_pairs(R.pair_table(pairs)).kappa.tolist()
+    assert all(k.startswith("0.00 [-0.0") for k in shown[:2]) and shown[2] == "undefined"
+    zero = s.kl == 0  # only knees of one grade: nothing can be said of kappa
+    low = R.reader_study(drawn[zero], {}, panel_of(drawn[zero], np.zeros((150, 2))))
+    line = R.table7(R.rate_table(low), R.pair_table([R.pair(low, "r0", "r1")]), "r0")
+    assert R.show_table7(line, R.printed_rates(), "r0")["kappa with the model"][1] == "undefined"
+
+
+def test_one_knee_in_the_whole_study(drawn, study):
+    s = R.reader_study(drawn.head(1), {R.MODEL: network(drawn, R.MODEL, seeds=2)}, panel_of(drawn, drawn.kl.to_numpy(float)[:, None]))
+    pairs = [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]
+    assert pairs == [] and R.show_table7(R.table7(R.rate_table(s), R.pair_table(pairs)), R.printed_rates())["kappa with the model"][1] == "too few shared knees"
+    assert R.pair_table(pairs).both_right.empty and R.predictive_table(s).prevalence.empty and R.alike_table(s).empty and R.panel_table(s).empty
+    assert R.reader_claims(study, s, pairs).verdict[:2].tolist() == ["not decided"] * 2
 
 
 # --- Fig. 7
@@ -281,6 +401,18 @@ def test_alike_and_unlike(drawn):
     other = R.alike_table(R.reader_study(drawn, {R.MODEL: n}, panel_of(drawn, grade, np.maximum(d, 1 - d)[:, None])), swaps=20).set_index("knees")
     assert other.distance.to_numpy() == pytest.approx(0, abs=1e-12)  # the same curves,
     assert other.spearman_low["KL-0"] < 0 < other.spearman_high["KL-0"]  # doubt on other knees
+
+
+def test_chance_swaps_participants_and_knows_every_training(drawn):
+    kl, sure, one = drawn.kl.to_numpy(), np.random.default_rng(1).uniform(.5, 1, 300), R.on_knees(network(drawn, R.MODEL), drawn)
+    lines = lambda run, person: R.alike_table(R.reader_study(drawn.assign(participant=person), {R.MODEL: run}, panel_of(drawn, kl[:, None], sure[:, None])), swaps=200).set_index("knees").loc["all"]
+    alone = lines(one, drawn.participant)
+    assert alone.by_chance < .8 * alone.distance
+    two = lines(one, np.where(np.arange(300) % 2, "a", "b"))
+    assert two.by_chance >= two.distance - 1e-12  # two participants: half of the swaps change nothing
+    same = np.where(kl == 2, sure, 1 - sure)  # a second training that says what the readers say is at no distance, however it is swapped
+    half = lines(replace(one, probability=np.concatenate([one.probability, np.stack([1 - same, same], 1)[None]])), drawn.participant)
+    assert half.by_chance == pytest.approx(alone.by_chance / 2) and half.distance == pytest.approx(alone.distance / 2)
 
 
 def test_the_picture_says_what_it_is(drawn):
@@ -313,6 +445,19 @@ def test_only_real_readers_decide(drawn, study):
     assert verdicts(panel_of(drawn, np.stack([kl, 2 - kl], 1)))["C16"] == "fails"  # one reader who disagrees is enough
 
 
+def test_a_reader_of_one_knee_is_not_forgotten(drawn, study):
+    kl, model = drawn.kl.to_numpy(float), network(drawn, R.MODEL, right=1, seeds=2)
+    def claims(grades):
+        s = R.reader_study(drawn, {R.MODEL: model}, panel_of(drawn, grades))
+        return R.reader_claims(study, s, [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]).set_index("id")
+    one = np.where(np.arange(300) == 7, kl, np.nan)
+    found = claims(np.stack([kl, one], 1))
+    assert found.verdict[["C16", "C17"]].tolist() == ["not decided"] * 2 and all(found.ours[i].endswith("too few shared knees: r1") for i in ("C16", "C17"))
+    assert claims(np.stack([kl, kl], 1)).verdict[["C16", "C17"]].tolist() == ["holds"] * 2
+    assert claims(np.stack([2 - kl, one], 1)).verdict["C16"] == "fails"  # by the other reader
+    assert claims(one[:, None]).verdict["C16"] == "not decided" and claims(one[:, None]).ours["C16"] == "too few shared knees: r0"
+
+
 def test_nothing_run_still_goes_through(drawn, study):
     s = R.reader_study(drawn, {}, R.simulated(drawn, None))
     pairs = [R.pair(s, a, b) for a, b in zip(s.panel.readers, s.panel.readers[1:])]
@@ -335,6 +480,11 @@ def test_where_the_readers_come_from(drawn, study, tmp_path, monkeypatch, public
     panel, knees = R.find_panel(study, drawn, None)  # a file goes before the rest, and its knees are the study's
     assert panel.real and panel.says == "readers of own.csv" and set(knees.file) == set(test.file) and list(knees) == list(drawn)
     assert R.rate(R.reader_study(knees, {}, panel), "Dr A", "accuracy").estimate == 1
+    made = simulate_readers(drawn, RATES).reads
+    for name in made.reader.unique()[:1].tolist() + ["phantom reader 2"]:  # saved and given back, simulated readers stay simulated, beside others as well
+        pd.concat([made[made.reader == made.reader[0]].assign(reader=name), made.assign(reader="Dr A").head(40)]).to_csv(tmp_path / "own.csv", index=False)
+        panel, knees = R.find_panel(study, drawn, None)
+        assert not panel.real and panel.says == "SIMULATED readers (1 of 2) among the readers of own.csv"
     train = public[(public.split == "train") & (public.kl == 0)].head(2)
     train.assign(reader="Dr A", knee_id=knee_names(train.file), grade=0)[["reader", "knee_id", "grade"]].to_csv(tmp_path / "own.csv", index=False)
     with pytest.raises(ValueError, match="not a test knee of this study"): R.find_panel(study, drawn, None)
@@ -360,6 +510,8 @@ def test_power_of_the_printed_study():
         gap = 50 * (rates.sensitivity["Model"] - rates.sensitivity[r] + rates.specificity["Model"] - rates.specificity[r])
         assert near.difference == pytest.approx(gap) and far.difference == pytest.approx(gap)
         assert abs(gap) - 1e-9 <= near.discordant < far.discordant and near.power_printed > far.power_printed and near["size"] < 300 < far["size"]
+    few = powers.discordant < 100 * R.MARGIN
+    assert few.any() and (powers.assumed[few] == 100 * R.MARGIN).all() and (powers.assumed[~few] == powers.discordant[~few]).all()
     rng, se, sp = np.random.default_rng(0), rates.sensitivity, rates.specificity  # and by drawing such studies
     share = np.r_[np.full(200_000, se["Model"]), np.full(200_000, sp["Model"])], np.r_[np.full(200_000, se["Rad 2"]), np.full(200_000, sp["Rad 2"])]
     right = [rng.random(400_000) < s for s in share]

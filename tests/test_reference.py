@@ -160,4 +160,4 @@ def test_the_list_is_ordered_and_names_each_run_once():
     wanted = wanted_runs(study)
     ids, seeds = [w.spec.id for w in wanted], [w.spec.seed for w in wanted]
     assert len(set(ids)) == len(ids) and seeds == sorted(seeds) and wanted[0].row == "Ours, ce"
-    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {"official", "knee", "partners-1", "partners-2"}
+    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {"official", "knee", "partners-1", "partners-2", "slice-0-left-out", "slice-1-left-out"}

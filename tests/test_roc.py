@@ -167,7 +167,8 @@ def test_rows_are_found_and_never_trained(study, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: study.runs)
     rows = roc_rows(study, specs)
     assert [r is not None for r in rows["two grades"]["tiulpin"]] == [False, True] and rows["five grades"]["tiulpin"] == [None, None]
-    assert all(name in roc.NAMED or name.startswith("Ours") for name in rows["two grades"]) and not any(rows["two grades"][LEAD])
+    assert all(name in roc.NAMED or name.startswith("Ours") for name in roc.listed(rows["two grades"])) and not any(rows["two grades"][LEAD])
+    assert rows["two grades"].keys() == specs["two grades"].keys() > roc.listed(rows["two grades"]).keys() and "vgg-11" in rows["five grades"]
     table = auc_table("two grades", {"tiulpin": rows["two grades"]["tiulpin"], LEAD: [None, None]}, 2, 200)
     assert table.runs_done.tolist() == [1, 0] and table.paper.tolist() == [.87, .90] and np.isnan(table.auc[1])
     assert show_auc(table)["ours, AUC"][1] == "not run"
@@ -347,6 +348,18 @@ def test_c19_by_its_rules(study, monkeypatch, own, other, said):
     assert auc_claim(replace(study, profile="short"), "two grades", rows, differences)["verdict"] == "no verdict"
 
 
+def test_two_rivals_are_not_all(study, monkeypatch):
+    "A network of the library that was never run is a rival all the same."
+    monkeypatch.setattr(roc, "aligned", lambda rows: {LEAD: None})
+    monkeypatch.setattr(roc, "bootstrap_interval", lambda *a, **k: an_interval(.9, .89, .91))
+    rows = roc_rows(study, roc_specs(study))["two grades"]
+    rivals = [n for n in rows if not n.startswith("Ours")]
+    above = {n: an_interval(.02, .01, .03) for n in rivals}
+    assert len(rivals) > 3 and auc_claim(study, "two grades", rows, above)["verdict"] == "holds"
+    line = auc_claim(study, "two grades", rows, {n: above[n] for n in ("densenet-201", "tiulpin")})
+    assert line["verdict"] == "not decided" and f"{len(rivals) - 2} of {len(rivals)} networks (" in line["ours"] and "vgg-11" in line["ours"]
+
+
 def test_c21_needs_both_grades(study):
     five = lambda three, four: {"KL-3 called KL >= 2": an_interval(*three), "KL-4 called KL >= 2": an_interval(*four)}
     assert severe_claim(study, five((.98, .96, .99), (.99, .97, 1)))["verdict"] == "holds"
@@ -364,7 +377,7 @@ def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypa
     assert run is not None and find(run.spec) and not (run.path / "weights.pt").exists()
     table = auc_table("two grades", rows["two grades"], 1, 200).set_index("row")
     p = run.predictions().query("split == 'test'")
-    assert table.auc["Ours, ce"] == pytest.approx(metrics.roc_auc_score(p.label, p.p1)) and table.runs_done["tiulpin"] == 0
+    assert table.auc["Ours, ce"] == pytest.approx(metrics.roc_auc_score(p.label, p.p1)) and table.runs_done["vgg-11"] == bool(find(roc_specs(study)["two grades"]["vgg-11"][0]))
     facts = study_frame(study).set_index("file").loc[p.file]
     layers = strata_table(roc.aligned({"Ours, ce": [run]})["Ours, ce"], strata(facts.side.to_numpy(str), exposure(study, (0, 2))[p.file].to_numpy()), 200)
     assert layers.auc.notna().all() and layers.knees.sum() == 2 * len(p)
