@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSS_NAMES', 'VARIANTS', 'OURS', 'hybrid_specs', 'applied', 'applied_specs', 'draw_training', 'hybrid_table', 'gains',
-           'show_hybrid', 'gains_table', 'gains_verdict', 'gains_claims', 'mean_weight']
+           'show_hybrid', 'gains_table', 'gains_verdict', 'gains_claims']
 
 # %% ../nbs/25_table6_hybrid.ipynb #1b0338a5
 import textwrap
@@ -129,9 +129,3 @@ def gains_claims(
     "C14, as a table."
     ours = f"{len(found)} of {len(applied())} networks have both losses; {sum(i.low > 0 for i in found.values())} gain (95% intervals)"
     return pd.DataFrame([dict(id="C14", claim=claim("C14").claim, holds_when=claim("C14").holds_when, ours=ours, verdict=gains_verdict(found, study))])
-
-def mean_weight(
-    loss: HybridLoss,
-) -> float: # cross-entropy's is 1
-    "What a sample weighs on average in the hybrid loss (eq. 11): alpha, beta and gamma in the shares of lambda."
-    return float(np.dot(loss.ratio, loss.weights) / np.sum(loss.ratio))

@@ -10,8 +10,7 @@ from koa_repro import comparison
 from koa_repro.claims import both_ways
 from koa_repro.comparison import (ATTENTION, RELEASED, against_table, comparison_claims, comparison_specs, comparison_table, detectable, detectable_says, draw_comparison,
                                   lightness, one_step, others, ours_against_each, rows_here, show_comparison)
-from koa_repro.hybrid import applied, applied_specs, gains, gains_claims, gains_table, gains_verdict, hybrid_specs, hybrid_table, mean_weight, show_hybrid
-from koa_repro.losses import HybridLoss
+from koa_repro.hybrid import applied, applied_specs, gains, gains_claims, gains_table, gains_verdict, hybrid_specs, hybrid_table, show_hybrid
 from koa_repro.phantom import make_knees
 from koa_repro.runs import Study, study_spec
 from koa_repro.stats import Interval
@@ -161,9 +160,6 @@ def test_all_ways_to_c14(study):
     found = gains({f"{name}, {loss}": [Known(.7 if loss == "ce" else .85, 10 * i + s) for s in range(2)] for i, name in enumerate([*applied(), ATTENTION]) for loss in ("ce", "hybrid")})
     line = gains_claims(found, study).iloc[0]
     assert line.id == "C14" and line.verdict == gains_verdict(found, study) and line.ours.startswith("7 of 7 networks have both losses; 7 gain")
-
-def test_mean_weight_by_hand():
-    assert mean_weight(HybridLoss()) == pytest.approx(.39) and mean_weight(HybridLoss(ratio=(1, 1, 1), weights=(1, 1, 1))) == pytest.approx(1)
 
 def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):
     "A folder with a part of the public knees is real, and is not the public set."
