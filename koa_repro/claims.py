@@ -62,8 +62,8 @@ def one_training(
 ) -> str: # empty where each has several
     "Names what rests on a single training, of each side where it is a difference."
     names, run = [name for name, i in found.items() if i and i.seeds == 1], sum(map(bool, found.values()))
-    who = f"all {run} {kind}" if len(names) == run > 1 else f"these {kind}: {'; '.join(names)}"
-    return f"A single training (of each side) stands behind {who}. Such an interval knows the participants' chance, not the seeds', and decides nothing." if names else ""
+    who = f"each of the {run} {kind}" if len(names) == run > 1 else f"these {kind}: {'; '.join(names)}"
+    return f"A single training{' of each side' * (kind == 'differences')} stands behind {who}. Such an interval knows the participants' chance, not the seeds', and decides nothing." if names else ""
 
 def both_ways(
     decided: Callable[[bool], pd.DataFrame], # student -> claims, with a column `verdict`

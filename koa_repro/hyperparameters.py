@@ -148,12 +148,13 @@ def draw_grid(
     options, marks = table5_options(), dict(ring=dict(marker="o", ms=10, mfc="none", mec="k", mew=1.2), cross=dict(marker="x", ms=6, mec=COLORS["KL2"], mew=1.6), square=dict(marker="s", ms=7, mfc="none", mec="0.45"))
     found = {row: (row_predictions(rows, row, "val"), row_predictions(rows, row, "test")) for row in options}
     values = [100 * p.right.mean() for val, _ in found.values() for p in val.values()]
+    low, high = (min(values), max(max(values), min(values) + 1)) if values else (0, 1)  # a point at least, for the colours' scale
     fig, axes = plt.subplots(3, 4, figsize=(PAGE, 5.4))
     for ax, row in zip(axes.flat, options):
         val, test = found[row]
         missing = [t for t in TRIPLES if t not in val]
         if missing: ax.plot(*zip(*map(_place, missing)), ".", color="0.75", ms=3)
-        if val: spots = ax.scatter(*zip(*map(_place, val)), c=[100 * p.right.mean() for p in val.values()], cmap="viridis", vmin=min(values), vmax=max(max(values), min(values) + .1), s=42, lw=0)
+        if val: spots = ax.scatter(*zip(*map(_place, val)), c=[100 * p.right.mean() for p in val.values()], cmap="viridis", vmin=low, vmax=high, s=42, lw=0)
         ax.plot(*_place(options[row]["weights"]), **marks["square"], ls="")
         if len(val) > 1: ax.plot(*_place(choose(val)), **marks["ring"], ls=""); ax.plot(*_place(choose(test)), **marks["cross"], ls="")
         _triangle(ax, row.replace(" eps", ", ε ="))

@@ -198,7 +198,6 @@ def grid_history(
         if len(history): parts.append(history[["epoch", "val_accuracy", "val_loss", "seconds"]].assign(seed=seed, alpha=t[0], beta=t[1], gamma=t[2]))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["epoch", "val_accuracy", "val_loss", "seconds", "seed", "alpha", "beta", "gamma"])
 
-# %% ../nbs/42_search.ipynb #42d4f623
 def complete(
     history: pd.DataFrame, # from `grid_history` or `table5_history`
     epochs: int,
