@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference pack merge status
+.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status
 
 PYTHON ?= python3
 PROFILE ?= smoke
@@ -54,6 +54,9 @@ figures: setup ## the same, and keep it: outputs in the notebooks, results in fi
 
 reference: setup ## train wanted runs for MINUTES on the knees in DATA, and keep those that finish among the references
 	@$(BIN)/python -m koa_repro.reference train --minutes "$(MINUTES)" $(GIVEN_ONLY)
+
+collect: setup ## keep what STORE holds of the wanted runs and of the searches among the references
+	@$(BIN)/python -m koa_repro.reference collect $(GIVEN_ONLY)
 
 pack: setup ## knees in DATA and open jobs as a FOLDER for a machine with nothing but PyTorch
 	@$(BIN)/python -m koa_repro.reference pack --folder "$(FOLDER)" $(GIVEN_ONLY)
