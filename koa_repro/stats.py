@@ -690,7 +690,7 @@ def mcnemar_power(
     discordant = only_a + only_b
     if min(only_a, only_b) < 0 or discordant > 1 or knees < 1:
         raise ValueError(f"only_a={only_a!r}, only_b={only_b!r}, knees={knees!r}: two shares that add to at most 1, and at least one knee, are wanted.")
-    if discordant == 0: return 0.
+    if knees * discordant < 1e-9: return 0.  # a discordant knee is as good as impossible, and dividing by its share could overflow
     m = np.arange(*binom.ppf((1e-12, 1 - 1e-12), knees, discordant).astype(int) + (0, 1))
     last = binom.ppf(alpha / 2, m, .5)
     last -= binom.cdf(last, m, .5) > alpha / 2 * (1 + 1e-12) # the most uneven falls that still count

@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 from sklearn import metrics as sk
@@ -416,6 +416,7 @@ def test_noninferiority_over_trainings_and_bad_margins():
 
 @quick
 @given(st.integers(1, 40), st.floats(0, .5), st.floats(0, .5))
+@example(20, 1e-308, 1e-308)
 def test_power_is_the_sum_over_all_tables(n, only_a, only_b):
     total = 0.
     for i in range(n + 1):
