@@ -496,6 +496,7 @@ def knees_needed(
         if any(r.fits for r in agreement_readings(t, positives, negatives, kappa, p)): return knees
     return None
 
+# %% ../nbs/40_audit.ipynb #40d5f8a1
 def _room(model, positives, negatives, knees): # how far the mean of a rate may lie from print, in points
     sizes = dict(zip(RATES, (positives + negatives, positives, negatives)))
     return {c: max(ROUNDING * p.unit, 100 * knees / sizes[c] if grim(p, sizes[c]) > ROUNDING else 0) + 1e-9 for c, p in model.items()}
@@ -565,7 +566,6 @@ def mean_readings(*args, most: float = 20) -> list[Reading]: # as `training_spre
     found = sorted(((on, training_spread(*args, on, most)) for on in ON[:2]), key=lambda x: x[1])
     return [Reading(f"means over unlike trainings, one at least {d:.1f} points of accuracy from the printed mean, McNemar on {on}" if np.isfinite(d) else
                     f"means over trainings within {most:g} points of accuracy of the printed mean, McNemar on {on}", 0 if np.isfinite(d) else np.inf, False) for on, d in found]
-
 
 # %% ../nbs/40_audit.ipynb #e02a5616
 def draw_p(

@@ -86,6 +86,7 @@ def _text_table(
     table = pd.DataFrame([(row + [""] * n)[:n] for row in rows[1:]], columns=head, dtype=str) # empty fields beyond the last column are dropped
     return table[[c for c in (*wanted, *also) if c in head]]
 
+# %% ../nbs/03_readings.ipynb #03a1d7c4
 def read_readings(
     path: str | Path, # CSV: reader, knee_id, grade[, confidence]
     knees: pd.DataFrame, # the knees that could have been read: file; one row a knee

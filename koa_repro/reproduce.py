@@ -67,6 +67,7 @@ class _Bars:
         if line and word != self.last: self.last = word; sys.stderr.write(line + "\n")
     def flush(self): sys.stderr.flush()
 
+# %% ../nbs/19_reproduce.ipynb #19c4e7b2
 def carry_outputs(
     executed: Path, # a copy that papermill made
     notebook: Path, # the repository's own, changed in place
