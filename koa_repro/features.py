@@ -12,7 +12,6 @@ __all__ = ['NEIGHBOURS', 'MEASURES', 'METHODS', 'STARTS', 'SHOWN', 'batches', 'f
 import textwrap, warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -21,14 +20,14 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_samples, silhouette_score
 
 from .ablation import rows_of
-from .calibration import loss_specs, turned
+from .confidence import loss_specs, turned
 from .comparison import ATTENTION
 from .claims import claim, verdict
 from .data import KneeSet
 from .explain import PATCHES, ClassMap, class_map, draw_class_map, knee_map, map_grids, strongest
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .hybrid import LOSS_NAMES
-from .runs import Run, Study, derived, look_up, reopen, study_knees
+from .runs import Run, Study, derived, derived_together, look_up, reopen, study_knees
 from .specs import build_network
 from .stats import Draws, Interval, bootstrap_interval, draws, mean_difference
 
@@ -252,9 +251,8 @@ def looked_at(
 ) -> dict[str, list[tuple]]: # loss -> (depths, indexed by file; mean maps) of each training; empty where one is missing
     "Both tables of every run that has features."
     def both(run):
-        frames = cache(lambda: look_frames(run, study_knees(study, run.spec.grades, run.spec.split).where(split="test")))
-        depths, maps = derived(run, "depths", lambda _: frames()[0]), derived(run, "attention", lambda _: frames()[1])
-        return None if depths is None or maps is None else (depths.set_index("file").astype(float), maps)
+        tables = derived_together(run, ("depths", "attention"), lambda run: look_frames(run, study_knees(study, run.spec.grades, run.spec.split).where(split="test")))
+        return tables and (tables[0].set_index("file").astype(float), tables[1])
     found = {loss: [both(run) for run in s.runs] for loss, s in sets.items()}
     return found if found and all(all(pair is not None for pair in row) for row in found.values()) else {}
 

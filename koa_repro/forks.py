@@ -15,7 +15,8 @@ import torch
 import matplotlib.pyplot as plt
 
 from .ablation import rows_of
-from .calibration import MEASURES, by_seed, measure_table, one_training
+from .calibration import MEASURES
+from .confidence import by_seed, lone_rows, measure_table
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .losses import HybridLoss
 from .runs import RunSpec, Study, study_spec

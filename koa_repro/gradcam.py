@@ -12,7 +12,6 @@ __all__ = ['LAST', 'JOINT', 'HALF', 'CHOSEN', 'COARSE', 'READINGS', 'MAIN', 'CON
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -27,7 +26,7 @@ from .data import KneeSet
 from .explain import PATCHES, draw_class_map
 from .features import batches
 from .house import PAGE, use_style, save_figure, save_table
-from .runs import Run, RunSpec, Study, derived, study_knees
+from .runs import Run, RunSpec, Study, derived_together, study_knees
 from .specs import build_network
 from .stats import Interval, bootstrap_interval, draws, holm_intervals, mean_difference
 from .views import COLUMNS, PATCH, ROI, ROWS, VIEWS, view_of
@@ -210,9 +209,8 @@ def looked_at(
 ) -> dict[str, list[tuple | None]]: # row -> (shares, indexed by file; maps) of each training, None where it was never looked at
     "Both tables of every run, kept beside its predictions."
     def both(run):
-        frames = cache(lambda: cam_frames(run, study_knees(study, run.spec.grades, run.spec.split).where(split="test")))
-        shares, maps = derived(run, "cam", lambda _: frames()[0]), derived(run, "cam_maps", lambda _: frames()[1])
-        return None if shares is None or maps is None else (shares.set_index("file").astype(float), maps)
+        tables = derived_together(run, ("cam", "cam_maps"), lambda run: cam_frames(run, study_knees(study, run.spec.grades, run.spec.split).where(split="test")))
+        return tables and (tables[0].set_index("file").astype(float), tables[1])
     return {row: [run and both(run) for run in runs] for row, runs in rows.items()}
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a28

@@ -17,7 +17,7 @@ import torch
 
 from . import bare
 from .ablation import pooling_specs
-from .calibration import confidence_specs
+from .confidence import confidence_specs
 from .comparison import comparison_specs
 from .contest import contest_specs, fresh_specs, fusion_specs, winners
 from .data import GRADES, KneeSet

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['EXECUTORS', 'NARROW', 'PROFILES', 'OWN_SPLITS', 'knees_id', 'Run', 'references', 'find', 'state_of', 'replicates',
-           'keep_reference', 'predictions_frame', 'write_run', 'make_run', 'device_name', 'reopen', 'derived', 'ensure',
-           'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named', 'Study', 'study_knees', 'study_frame',
-           'study_spec', 'look_up', 'study_runs', 'notebook_study']
+           'keep_reference', 'predictions_frame', 'write_run', 'make_run', 'device_name', 'reopen', 'derived',
+           'derived_together', 'ensure', 'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named', 'Study',
+           'study_knees', 'study_frame', 'study_spec', 'look_up', 'study_runs', 'notebook_study']
 
 # %% ../nbs/12_runs.ipynb #c2f186e1
 import ast, hashlib, json, os, shutil, subprocess, sys, tempfile, time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -202,6 +203,16 @@ def derived(
         make(run).to_parquet(file.with_suffix(".new"), index=False)
         os.replace(file.with_suffix(".new"), file)
     return pd.read_parquet(file)
+
+def derived_together(
+    run: Run,
+    names: Sequence[str], # of the tables
+    make: Callable[[Run], Sequence[pd.DataFrame]], # makes all of them at once, in that order
+) -> list[pd.DataFrame] | None: # None where one of them was never made and the weights are not here
+    "Several tables that are made in one go, each kept as `derived` keeps it."
+    made = cache(lambda: make(run))
+    found = [derived(run, name, lambda _, i=i: made()[i]) for i, name in enumerate(names)]
+    return None if any(t is None for t in found) else found
 
 # %% ../nbs/12_runs.ipynb #568be114
 EXECUTORS = ("inline", "local")

@@ -28,7 +28,7 @@ from .ablation import aligned, row_difference, rows_of
 from .hyperparameters import TRIPLES, grid_specs, table5_options
 from .house import COLORS, COLUMN, PAGE, use_style, save_figure, save_table, writable
 from .runs import NARROW, OWN_SPLITS, Profile, Run, RunSpec, Study, find, look_up, make_run, references, study_knees, study_spec
-from .stats import Interval, bootstrap_interval, paired_difference
+from .stats import Interval, bootstrap_interval
 from .training import Recipe
 
 # %% ../nbs/42_search.ipynb #42072946
@@ -361,10 +361,8 @@ def search_gain(
 ) -> pd.DataFrame: # one line: chosen trial, difference to the paper's setting on test, low, high (points), seeds; empty without runs
     "Test accuracy of the trial that is best on validation minus that of trial 0, the paper's setting, paired by knee."
     pick = {name: trials.loc[i] for name, i in (("chosen", trials.validation.idxmax()), ("paper", trials.trial.idxmin()))}
-    runs = {name: look_up(study, trial_spec(study, t, seed)) for name, t in pick.items()}
-    if not all(runs.values()): return pd.DataFrame(columns=["trial", "difference", "low", "high", "seeds"])
-    p = aligned({name: [run] for name, run in runs.items()})
-    i = paired_difference(p["chosen"], p["paper"])
+    rows = {name: [look_up(study, trial_spec(study, t, seed))] for name, t in pick.items()}
+    if (i := row_difference(rows, "chosen", "paper")) is None: return pd.DataFrame(columns=["trial", "difference", "low", "high", "seeds"])
     return pd.DataFrame([dict(trial=pick["chosen"].trial, difference=100 * i.estimate, low=100 * i.low, high=100 * i.high, seeds=i.seeds)])
 
 # %% ../nbs/42_search.ipynb #42a1c400

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import koa_repro.calibration as calibration
+import koa_repro.confidence as confidence
 import koa_repro.features as features
 from koa_repro.comparison import ATTENTION
 from koa_repro.features import (MEASURES, STARTS, Features, depth_table, draw_maps, embed, feature_claims, feature_sets, looked_at, loss_specs, mean_maps,
@@ -83,7 +83,7 @@ def test_claim_needs_both_on_the_better_side(tmp_path):
     one = separations(dict(ce=made_up(1., seeds=1), hybrid=made_up(3., seeds=1)), 400)
     assert decided(tmp_path, one) == "not decided"  # one training decides nothing
     i = good["scatter", "difference"]
-    assert features.turned is calibration.turned and turned(None) is None
+    assert features.turned is confidence.turned and turned(None) is None
     assert (turned(i).low, turned(i).high, turned(turned(i))) == (-i.high, -i.low, i)
 
 

@@ -3,7 +3,7 @@ import json, subprocess, sys
 import pandas as pd, pytest
 
 from koa_repro.ablation import pooling_specs
-from koa_repro.calibration import confidence_specs
+from koa_repro.confidence import confidence_specs
 from koa_repro.house import repository
 from koa_repro.hybrid import hybrid_specs
 from koa_repro.reproduce import main, reproduction_notebooks

@@ -1,4 +1,5 @@
-"""koa_repro.calibration: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+"""koa_repro.calibration and koa_repro.confidence: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,18 +7,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from koa_repro import calibration
-from koa_repro.calibration import (CORRECTIONS, EVEN, MEASURES, ROWS, TARGETED, binned, both_versions, by_seed, calibration_error, confidence_claims, confidence_measure,
-                                   confidence_parts, confidence_specs, draw_calibration, draw_confidence, draw_targets, equal_mass, equal_width,
-                                   fit_temperature, force_table, grade_difference, in_force, joined, late_medium, loss_specs, measure_table, one_training,
-                                   own_shares, reported_epoch, risk_area, row_names, seed_interval, show_confidence, sliced, stretches, target_table,
-                                   tempered, with_force)
+from koa_repro.calibration import (CORRECTIONS, MEASURES, binned, calibration_error, confidence_measure, equal_mass, equal_width, fit_temperature, own_shares,
+                                   risk_area, tempered)
 from koa_repro.comparison import ATTENTION
+from koa_repro.confidence import (EVEN, ROWS, TARGETED, both_versions, by_seed, confidence_claims, confidence_parts, confidence_specs, draw_calibration,
+                                  draw_confidence, draw_targets, force_table, grade_difference, in_force, joined, late_medium, lone_rows, loss_specs,
+                                  measure_table, row_names, seed_interval, show_confidence, sliced, stretches, target_table, with_force)
 from koa_repro.losses import HybridLoss
 from koa_repro.phantom import make_knees
-from koa_repro.runs import OWN_SPLITS, Run, Study, find, references, study_frame, study_spec
-from koa_repro.specs import read_spec
-from koa_repro.stats import draws
+from koa_repro.runs import OWN_SPLITS, Study, find, study_frame, study_spec
 from koa_repro.training import set_aside
 
 UNIT = st.floats(.01, .99)
@@ -35,7 +33,7 @@ class Made:
         p = two(1 / (1 + np.exp(-heat * 2 * skill * (z + lean))))
         self.frame = pd.DataFrame(dict(file=[f"k{i}" for i in range(3 * n)], participant=[f"p{i // 2}" for i in range(3 * n)], kl=kl, label=kl // 2,
                                        split=split, p0=p[:, 0], p1=p[:, 1]))
-        self.spec = SimpleNamespace(grades=(0, 2), loss_options=())
+        self.spec, self.provenance = SimpleNamespace(grades=(0, 2), loss_options=()), dict(best_epoch=20)
         self.history = pd.DataFrame(dict(epoch=range(1, 21), c_medium=[.5] * 18 + [medium] * 2, val_accuracy=np.linspace(.5, .8, 20), target_0=.6, target_1=.7,
                                          val_c_0=np.linspace(.3, .8, 20), val_c_1=np.linspace(.52, .7, 20)))
     def predictions(self, weights="best"): return self.frame
@@ -108,14 +106,14 @@ def test_debiasing_takes_off_more_where_knees_are_fewer_and_is_blind_to_the_scal
 def test_measures_of_a_network_that_is_known():
     p = joined(by_seed(made(1, ce=dict(n=6000)))["ce"])
     of = lambda q, m: confidence_measure(q, m)(np.ones((1, len(q.label))))[0, 0]
-    fixed = calibration.replace(p, probability=tempered(p.probability, prior=np.array([.6, .4])))
+    fixed = replace(p, probability=tempered(p.probability, prior=np.array([.6, .4])))
     assert abs(of(fixed, "ece_positive")) < .01 and of(p, "ece_positive") > .03 and abs(of(fixed, "overconfidence")) < .01
     assert of(p, "ece") < of(p, "ece_positive") / 2  # called too surely KL-2 and not surely enough KL-0: within a bin the two cancel
     assert of(fixed, "brier") < of(p, "brier")
     assert of(p, "brier") == pytest.approx(np.mean((p.score[0] - p.positive) ** 2))
     assert of(p, "own_below") == pytest.approx(1 - of(p, "accuracy"))
     assert of(p, "called_above") > of(p, "own_above")  # c_s above 0.95 is a right call, the other may be a wrong one
-    flat = calibration.replace(p, probability=np.full_like(p.probability, .5))
+    flat = replace(p, probability=np.full_like(p.probability, .5))
     assert of(flat, "aurc") == pytest.approx(1 - of(flat, "accuracy"))  # one tie: all knees are passed on together
     with pytest.raises(ValueError, match="Unknown measure 'auc'"): confidence_measure(p, "auc")
 
@@ -205,6 +203,7 @@ def watched(c_0, c_1, accuracy=None, seed=0, targets=True, **options):
     run = Made(seed)
     run.spec = SimpleNamespace(grades=(0, 2), loss_options=tuple(options.items()))
     run.history = pd.DataFrame(dict(epoch=range(1, len(c_0) + 1), c_medium=.5, val_accuracy=accuracy or [.5] * len(c_0), val_c_0=c_0, val_c_1=c_1))
+    run.provenance = dict(best_epoch=1 + max(range(len(c_0)), key=lambda e: (run.history.val_accuracy[e], e)))
     if targets: run.history = run.history.assign(target_0=run.history.val_c_0.shift(), target_1=run.history.val_c_1.shift())
     return run
 
@@ -215,7 +214,6 @@ def test_the_target_is_in_force_in_the_epochs_that_had_it():
     assert in_force(watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9], targets=False)).tolist() == in_force(run).tolist()
     assert in_force(watched([.4] * 4, [.7] * 4, guard=False)).tolist() == [False, True, True, True]
     assert stretches(in_force(run)) == [(3, 4), (6, 6)] and stretches(np.zeros(3, bool)) == [] and stretches(np.ones(3, bool)) == [(1, 3)]
-    assert reported_epoch(watched([.6] * 4, [.6] * 4, [.5, .8, .8, .7])) == 3  # ties to the later
 
 
 def test_the_move_is_taken_over_stretches_that_close_again():
@@ -245,14 +243,8 @@ def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
 
 def test_rows_with_one_training_are_named_where_others_have_three():
     j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
-    assert one_training(j.parts["raw"][1]) == ["smoothing"] and one_training(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
+    assert lone_rows(j.parts["raw"][1]) == ["smoothing"] and lone_rows(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
     assert "one training" not in "".join(row_names(judged(made(1, ce={}, hybrid={})).table).values())  # there the whole table is of one
-
-
-def test_the_reported_epoch_is_the_engines():
-    for file in references().glob("*/spec.json"):
-        run = Run(read_spec(file.read_text()), file.parent)
-        assert reported_epoch(run) == run.provenance["best_epoch"], file
 
 
 def test_the_slices_participants_and_no_others_are_left_out():
