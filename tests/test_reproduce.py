@@ -1,12 +1,13 @@
 """Papermill runs of the reproduction notebooks, end to end, on the embedded default."""
 import json, subprocess, sys
-import pandas as pd, pytest
+import nbformat, pandas as pd, pytest
 
+from koa_repro import house, reproduce
 from koa_repro.ablation import pooling_specs
 from koa_repro.confidence import confidence_specs
 from koa_repro.house import repository
 from koa_repro.hybrid import hybrid_specs
-from koa_repro.reproduce import main, reproduction_notebooks
+from koa_repro.reproduce import keep_results, main, reproduction_notebooks
 from koa_repro.runs import Study
 from koa_repro.split import crossover_specs
 
@@ -75,6 +76,22 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
     for run in store.glob("[0-9a-f]*"): (tmp_path / run.name).rename(run / "weights.pt")
 
+def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept as a reference"))
+    (tmp_path / "nbs").mkdir(); (tmp_path / "figures").mkdir()
+    study = Study("preview", "phantom", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    for folder in (tmp_path / "nbs", study.target / "executed"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("44_witness", "25_other"): nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="aaaaaaaa", outputs=[nbformat.v4.new_output("stream", text=folder.name)])]), folder / f"{name}.ipynb")
+    (run := tmp_path / "runs" / "abc").mkdir(parents=True); (run / "spec.json").write_text("{}")
+    house.save_table(pd.DataFrame(dict(a=[1])), "witness", study.target, study=study.says, runs=["abc"])
+    copies = [study.target / "executed" / f"{n}.ipynb" for n in ("44_witness", "25_other")]
+    with pytest.raises(ValueError, match="never kept"): keep_results(study, copies)
+    assert not list((tmp_path / "figures").iterdir())
+    keep_results(study, copies[:1])
+    assert (tmp_path / "figures" / "witness.csv").exists() and "executed" in (tmp_path / "nbs" / "44_witness.ipynb").read_text() and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
+
+
 def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
     command = [sys.executable, "-m", "papermill", "nbs/20_table3_pooling.ipynb", str(tmp_path / "out.ipynb"), "-k", "python3"]
     places = ["-p", "store", str(tmp_path / "runs"), "-p", "out", str(tmp_path / "out")]
@@ -86,7 +103,7 @@ def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
     assert (table.runs_wanted == 7).all() and not list((tmp_path / "runs").glob("[0-9a-f]*"))  # nothing is trained
 
 @pytest.mark.parametrize("words, sentence", [(["--profile", "fats"], "does not exist"), (["--data", "no/such"], "not a folder"), (["--seeds", "0"], "from 1 up"), (["--only", "99"], "fits no notebook"),
-    (["--carry", "--only", "25", "--data", "reference"], "never kept")])
+    (["--carry", "--only", "25", "--data", "reference"], "never kept"), (["--carry", "--only", "40"], "never kept")])
 def test_the_command_answers_bad_input_in_one_sentence(words, sentence, capsys, tmp_path):
     assert main([*words, "--out", str(tmp_path / "out"), "--store", str(tmp_path / "runs")]) == 2
     said = capsys.readouterr().err.strip()
