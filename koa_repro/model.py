@@ -173,6 +173,6 @@ def multiply_adds(
 ) -> int: # multiply-adds of one forward pass
     "Multiply-adds of the convolutions and linear layers of one forward pass."
     from torch.utils.flop_counter import FlopCounterMode
-    counter, layers = FlopCounterMode(display=False), (torch.ops.aten.convolution, torch.ops.aten.addmm)
+    counter, layers = FlopCounterMode(display=False), (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm) # mm: linear without bias
     with counter, torch.no_grad(): model.eval()(*inputs)
     return sum(counter.get_flop_counts()["Global"].get(layer, 0) for layer in layers) // 2

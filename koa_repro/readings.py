@@ -97,8 +97,9 @@ def read_readings(
     reads = _text_table(path, ",", ("reader", "knee_id", "grade"), ("confidence",))
     reads = reads.assign(knee_id=knee_names(reads.knee_id), confidence=reads.get("confidence", ""))
     unread = (reads.grade == "") & (reads.confidence == "")
-    blank, reads = int((unread & (reads.reader + reads.knee_id != "")).sum()), reads[~unread]
-    left = f"{blank} row{'s' * (blank > 1)} without a grade left out" if blank else ""
+    blank, everyone, reads = int((unread & (reads.reader + reads.knee_id != "")).sum()), set(reads.reader) - {""}, reads[~unread]
+    silent = ", ".join(sorted(everyone - set(reads.reader)))
+    left = f"{blank} row{'s' * (blank > 1)} without a grade left out{f', all of {silent}' if silent else ''}" if blank else ""
     if not len(reads): raise ValueError(f"{path.name} holds no read{f': {left}' if left else ''}.")
     grade, sure = (pd.to_numeric(reads[c], errors="coerce") for c in ("grade", "confidence"))
     faults = {"no reader": ("reader", reads.reader == ""), "not a test knee of this study": ("knee_id", ~reads.knee_id.isin(knee_names(knees.file))),

@@ -79,6 +79,10 @@ def test_multiply_adds_without_content_are_those_of_a_pass():
         net = create(name)
         assert weigh(COMPARATORS[name])[1] == multiply_adds(net, *blank(view_of(net)))
 
+def test_a_linear_layer_counts_with_and_without_bias():
+    x = torch.zeros(1, 5)
+    assert [multiply_adds(torch.nn.Linear(5, 7, bias=b), x) for b in (True, False)] == [35, 35]
+
 @pytest.mark.parametrize("name", ["nasser", "antony", "tiulpin-64"])
 def test_a_run_is_kept_and_reopened(name, knees, tmp_path):
     "The trained network, taken from its folder, predicts from its own view what the run's predictions say."

@@ -126,6 +126,8 @@ def test_blanks_trailing_commas_and_unread_rows_do_no_harm(tmp_path, drawn):
     panel = read_readings(path, drawn)
     assert panel.readers == ["A", "B"] and panel.reads.grade.tolist() == [0, 2, 4] and list(panel.reads.knee_id) == [k[0], k[1], k[0]]
     assert panel.says == "readers of r.csv (1 row without a grade left out)" and panel.reads.index.tolist() == [0, 1, 2]
+    path.write_text(f"reader,knee_id,grade\nA,{k[0]},0\nA,{k[1]},\nB,{k[0]},\nB,{k[1]},\n")
+    assert read_readings(path, drawn).says == "readers of r.csv (3 rows without a grade left out, all of B)"
     path.write_text(f"reader,knee_id,grade\nA,{k[0]},0\nA,{k[2]},\nA ,{k[0]},2\n")
     with pytest.raises(ValueError, match="again: line 4"): read_readings(path, drawn)  # one reader, and the line as an editor counts it
     sheet = reading_sheet(drawn, "C")
