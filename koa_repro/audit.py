@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'conv_parameters', 'dense_parameters', 'vgg_parameters', 'resnet_parameters', 'densenet_parameters',
-           'tiulpin_parameters', 'antony_parameters', 'siamese_parameters', 'draw_p', 'cells', 'above_readings', 'Side',
-           'sentence_readings', 'clause_readings', 'audit_tables', 'draw_audit']
+           'tiulpin_parameters', 'antony_parameters', 'siamese_parameters', 'draw_p', 'implied_rates', 'auc_range',
+           'draw_chance', 'cells', 'above_readings', 'Side', 'sentence_readings', 'clause_readings', 'audit_tables',
+           'draw_audit']
 
 # %% ../nbs/40_audit.ipynb #88f23944
 import textwrap
@@ -15,6 +16,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
+from scipy.stats import hypergeom
 
 from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
 from .printed import BETWEEN, FINDINGS, HOW, ROUNDING, Printed, Reading, difference_readings, named, p_left, same_readings, sum_slack
@@ -105,6 +107,34 @@ def draw_p(
     fig.legend([*marks, plt.Line2D([], [], color=COLORS["paper"], ls="--", lw=1)], [*HOW, "printed p"], loc="outside lower center", ncols=4)
     fig.suptitle(textwrap.fill(title, 100), fontsize=8)
     return fig
+
+# %% ../nbs/40_audit.ipynb #461caa09
+def implied_rates(
+    accuracy: float, # share
+    f1: float, # share
+    prevalence: float, # share of positives
+) -> tuple[float, float]: # sensitivity, specificity
+    "Sensitivity and specificity that follow from accuracy and F1. Raises `ValueError` where one class is absent or nothing is wrong and F1 is not 1."
+    if not 0 < prevalence < 1 or f1 >= 1: raise ValueError(f"prevalence={prevalence}, f1={f1}: both classes and an F1 below 1 are needed.")
+    tp = f1 * (1 - accuracy) / (2 * (1 - f1))
+    return tp / prevalence, (accuracy - tp) / (1 - prevalence)
+
+def auc_range(sensitivity: float, specificity: float) -> tuple[float, float, float]:
+    "Area of an ROC curve through one point: the least, the least if it is concave, the most."
+    return sensitivity * specificity, (sensitivity + specificity) / 2, 1 - (1 - sensitivity) * (1 - specificity)
+
+def draw_chance(
+    drawn_right: int,
+    drawn: int,
+    right: int, # of the whole
+    whole: int,
+) -> float: # two-sided
+    "How often a random draw lies at least as far from its expectation; 0 if it cannot be drawn. Raises `ValueError` for more drawn than there are."
+    if not (0 <= right <= whole and 0 <= drawn_right <= drawn <= whole): raise ValueError(f"{drawn_right} of {drawn} drawn from {right} of {whole}: a part cannot exceed its whole.")
+    k = np.arange(drawn + 1)
+    if not hypergeom.pmf(drawn_right, whole, right, drawn): return 0.
+    far = np.abs(k - drawn * right / whole) >= abs(drawn_right - drawn * right / whole) - 1e-9
+    return float(hypergeom.pmf(k, whole, right, drawn)[far].sum())
 
 # %% ../nbs/40_audit.ipynb #60082f70
 def cells(

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ROUNDING', 'FINDINGS', 'RATES', 'BETWEEN', 'ON', 'HOW', 'Printed', 'printed_numbers', 'named', 'Reading', 'finding',
            'item', 'test_sizes', 'grim', 'grim_chance', 'first_runs', 'grim_readings', 'f1_score', 'f1_counts',
-           'least_spread', 'f1_readings', 'implied_rates', 'auc_range', 'draw_chance', 'difference_slack',
-           'difference_readings', 'sum_slack', 'same_readings', 'namesakes', 'rates_slack', 'balance_slack',
-           'error_counts', 'joint_tables', 'discordant', 'mcnemar_p', 'kappas', 'p_left', 'agreement_readings',
-           'common_model', 'knees_needed', 'means_fit', 'training_spread', 'mean_readings']
+           'least_spread', 'f1_readings', 'difference_slack', 'difference_readings', 'sum_slack', 'same_readings',
+           'namesakes', 'rates_slack', 'balance_slack', 'error_counts', 'joint_tables', 'discordant', 'mcnemar_p',
+           'kappas', 'p_left', 'agreement_readings', 'common_model', 'knees_needed', 'means_fit', 'training_spread',
+           'mean_readings']
 
 # %% ../nbs/05_printed.ipynb #05a00003
 import itertools, math
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np, pandas as pd
 from scipy import sparse
 from scipy.optimize import linprog
-from scipy.stats import binom, chi2, hypergeom
+from scipy.stats import binom, chi2
 
 from .house import manifests
 
@@ -206,7 +206,6 @@ def least_spread(
     ok = (least <= f1.value + ROUNDING * f1.unit) & (most >= f1.value - ROUNDING * f1.unit)
     return float((high - low)[ok].min()) if ok.any() else np.nan
 
-# %% ../nbs/05_printed.ipynb #05a00010
 def f1_readings(
     accuracy: Printed,
     f1: Printed,
@@ -225,34 +224,6 @@ def f1_readings(
     spread = least_spread(accuracy, f1, positives[-1], negatives[0])
     return [*found, Reading(f"like runs pooled (up to {most})", best(r=most), False),
             Reading(f"mean of unlike runs, at least {spread:.0f} points of accuracy apart", np.inf if np.isnan(spread) else 0, False)]
-
-# %% ../nbs/05_printed.ipynb #461caa09
-def implied_rates(
-    accuracy: float, # share
-    f1: float, # share
-    prevalence: float, # share of positives
-) -> tuple[float, float]: # sensitivity, specificity
-    "Sensitivity and specificity that follow from accuracy and F1. Raises `ValueError` where one class is absent or nothing is wrong and F1 is not 1."
-    if not 0 < prevalence < 1 or f1 >= 1: raise ValueError(f"prevalence={prevalence}, f1={f1}: both classes and an F1 below 1 are needed.")
-    tp = f1 * (1 - accuracy) / (2 * (1 - f1))
-    return tp / prevalence, (accuracy - tp) / (1 - prevalence)
-
-def auc_range(sensitivity: float, specificity: float) -> tuple[float, float, float]:
-    "Area of an ROC curve through one point: the least, the least if it is concave, the most."
-    return sensitivity * specificity, (sensitivity + specificity) / 2, 1 - (1 - sensitivity) * (1 - specificity)
-
-def draw_chance(
-    drawn_right: int,
-    drawn: int,
-    right: int, # of the whole
-    whole: int,
-) -> float: # two-sided
-    "How often a random draw lies at least as far from its expectation; 0 if it cannot be drawn. Raises `ValueError` for more drawn than there are."
-    if not (0 <= right <= whole and 0 <= drawn_right <= drawn <= whole): raise ValueError(f"{drawn_right} of {drawn} drawn from {right} of {whole}: a part cannot exceed its whole.")
-    k = np.arange(drawn + 1)
-    if not hypergeom.pmf(drawn_right, whole, right, drawn): return 0.
-    far = np.abs(k - drawn * right / whole) >= abs(drawn_right - drawn * right / whole) - 1e-9
-    return float(hypergeom.pmf(k, whole, right, drawn)[far].sum())
 
 # %% ../nbs/05_printed.ipynb #4aa28c08
 def difference_slack(
@@ -465,8 +436,8 @@ def _room(model, positives, negatives, knees): # how far the mean of a rate may 
     sizes = dict(zip(RATES, (positives + negatives, positives, negatives)))
     return {c: max(ROUNDING * p.unit, 100 * knees / sizes[c] if grim(p, sizes[c]) > ROUNDING else 0) + 1e-9 for c, p in model.items()}
 
-def _means_program(counts, model, kappa, p, positives, negatives, on, how, knees, errors) -> tuple: # sparse, a column a table: means that have to end between -1 and 1; sums of shares, the first 1, the others 0
-    "The linear program of `means_fit` over the tables with these errors of the model."
+def _means_program(counts, model, kappa, p, positives, negatives, on, how, knees, errors) -> tuple: # (means, sums), one column a table
+    "The linear program of `means_fit`: means that have to end between -1 and 1; sums of shares, the first to be 1, the others 0."
     n, rows, links = positives + negatives, [], []
     for r, one in counts.items():
         t = joint_tables(positives, negatives, errors, np.array([one]))

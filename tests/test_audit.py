@@ -1,6 +1,7 @@
-"""The audit of the paper: Table VII, sentences and parameter counts, by another way than the notebook's."""
-import json
+"""koa_repro.audit: Table VII of the paper, its sentences, and the parameter counts of its networks."""
+import itertools, json, re
 import numpy as np, pandas as pd, pytest
+from sklearn.metrics import roc_auc_score
 
 from koa_repro import audit, printed
 from koa_repro.house import manifests, repository
@@ -51,6 +52,31 @@ def test_means_over_unlike_trainings_are_found():
         assert 0 < d <= away and printed.mean_readings({r: [reader]}, *args[1:])[0].name.endswith("decisions") and printed.finding([Reading("one training", 2.), *printed.mean_readings({r: [reader]}, *args[1:])]) == "cannot be decided"
 
 
+# one table against another
+
+def test_rates_follow_from_accuracy_and_f1():
+    for tp, tn, p, n in ((80, 500, 100, 600), (3, 1, 4, 2), (0, 5, 3, 5)):
+        assert audit.implied_rates((tp + tn) / (p + n), float(printed.f1_score(tp, tn, p, n)), p / (p + n)) == pytest.approx((tp / p, tn / n))
+    for prevalence, f1 in ((0, .5), (1, .5), (.4, 1)):
+        with pytest.raises(ValueError, match="both classes"): audit.implied_rates(.8, f1, prevalence)
+
+def test_every_curve_lies_in_its_range():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        y = np.arange(20) < rng.integers(1, 20)
+        score = rng.normal(size=20) + rng.uniform(-1, 3) * y
+        cut = np.median(score) + rng.normal() / 2
+        least, concave, most = audit.auc_range((score > cut)[y].mean(), (score <= cut)[~y].mean())
+        assert least - 1e-9 <= roc_auc_score(y, score) <= most + 1e-9 and least <= concave <= most
+
+def test_chance_of_a_draw_by_enumeration():
+    right = np.array([1, 1, 1, 0, 0, 0, 0])
+    draws = np.array([right[list(c)].sum() for c in itertools.combinations(range(7), 3)])
+    for k in range(4): assert audit.draw_chance(k, 3, 3, 7) == pytest.approx((abs(draws - 9 / 7) >= abs(k - 9 / 7) - 1e-9).mean())
+    assert audit.draw_chance(3, 3, 2, 7) == 0
+    with pytest.raises(ValueError, match="exceed"): audit.draw_chance(2, 3, 8, 7)
+
+
 # sentences
 
 def test_sentences_are_tidy_and_name_cells_that_exist():
@@ -88,7 +114,7 @@ def test_questions_by_hand():
     with pytest.raises(ValueError): ask("above in pairs", "T/a/x|T/b/x", "T/c/x")
 
 
-# the notebook
+# the tables, the notebook
 
 def test_nothing_is_checked_twice():
     twice = [printed.item("x", "y", "1", [Reading("a", 0)])] * 2
@@ -97,6 +123,5 @@ def test_nothing_is_checked_twice():
 def test_the_audit_reads_no_knee_and_no_run():
     "So it is the same for every profile and set of knees: `study` names the folder and its title, nothing else."
     code = "\n".join("".join(c["source"]) for c in json.loads((repository() / "nbs" / "40_audit.ipynb").read_text())["cells"] if c["cell_type"] == "code")
-    import re
     assert set(re.findall(r"study\.(\w+)", code)) <= {"target", "says"} and not re.search(r"rows_of|study_runs|load_knees|study_knees|\bfit\(", code)
     assert audit.audit_tables([printed.item("x", "y", "1", [Reading("a", 0)])])[0].columns.tolist() == ["check", "what", "printed", "finding", "reading", "units", "chance", "note"]
