@@ -394,8 +394,10 @@ def partition_table(
     runs = aligned({name: runs for name, runs in rows.items()}) if any(map(any, rows.values())) else {}
     found = {name: bootstrap_interval(p) for name, p in runs.items()}
     table = pd.DataFrame([dict(partition=n, runs_done=sum(map(bool, rows[n])), **({k: 100 * getattr(found[n], k) for k in ("estimate", "low", "high")} if n in found else {})) for n in rows],
-                         columns=["partition", "runs_done", "estimate", "low", "high"])
-    return table, row_difference(rows, "adaptive", "7:2:1")
+                         columns=["partition", "runs_done", "estimate", "low", "high", "pairs", "difference", "difference_low", "difference_high"])
+    difference = row_difference(rows, "adaptive", "7:2:1")
+    if difference: table.loc[table.partition == "adaptive", ["pairs", "difference", "difference_low", "difference_high"]] = difference.seeds, *(100 * getattr(difference, k) for k in ("estimate", "low", "high"))
+    return table, difference
 
 def draw_partition(
     runs: Sequence[Run], # of the adaptive partition
