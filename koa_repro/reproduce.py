@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 from PIL import Image
 
-from .house import repository, writable
+from .house import provenance, repository, writable
 from .runs import PROFILES, Run, Study, keep_reference, read_spec
 
 # %% ../nbs/19_reproduce.ipynb #664f129b
@@ -157,9 +157,10 @@ def keep_results(
     if study.profile == "smoke" or not (study.real or {c.stem for c in copies} <= {*ABOUT_PHANTOM}): raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
     figures = writable(repository() / "figures")
     for origin in study.target.glob("*.json"):
-        if not json.loads(origin.read_text()).get("study", "").endswith(study.says): continue  # left there by another study
+        made = json.loads(origin.read_text())
+        if not made.get("study", "").endswith(study.says) or made.get("commit") != provenance()["commit"]: continue  # left there by another study, or by code as it was
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
-        for id in json.loads(origin.read_text()).get("runs", []):
+        for id in made.get("runs", []):
             if study.real and (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))
     for copy in copies: carry_outputs(copy, repository() / "nbs" / copy.name)
 

@@ -85,11 +85,14 @@ def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, 
         for name in ("44_witness", "25_other"): nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="aaaaaaaa", outputs=[nbformat.v4.new_output("stream", text=folder.name)])]), folder / f"{name}.ipynb")
     (run := tmp_path / "runs" / "abc").mkdir(parents=True); (run / "spec.json").write_text("{}")
     house.save_table(pd.DataFrame(dict(a=[1])), "witness", study.target, study=study.says, runs=["abc"])
+    stale = house.save_table(pd.DataFrame(dict(a=[1])), "older", study.target, study=study.says)
+    facts = stale.with_name("older.csv.json"); facts.write_text(facts.read_text().replace('"commit": "', '"commit": "0'))  # by code as it was
     copies = [study.target / "executed" / f"{n}.ipynb" for n in ("44_witness", "25_other")]
     with pytest.raises(ValueError, match="never kept"): keep_results(study, copies)
     assert not list((tmp_path / "figures").iterdir())
     keep_results(study, copies[:1])
-    assert (tmp_path / "figures" / "witness.csv").exists() and "executed" in (tmp_path / "nbs" / "44_witness.ipynb").read_text() and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["witness.csv", "witness.csv.json"]
+    assert "executed" in (tmp_path / "nbs" / "44_witness.ipynb").read_text() and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
 
 
 def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
