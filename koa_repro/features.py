@@ -190,7 +190,7 @@ def draw_features(
     title: str, # which knees, how thoroughly
 ):
     "Fig. 6 with UMAP beside it, and the silhouettes of all pictures beside that of the features themselves."
-    fig, axes = plt.subplot_mosaic([["ce tsne", "ce umap", "all"], ["hybrid tsne", "hybrid umap", "all"]], figsize=(PAGE, 4.2), width_ratios=(1, 1, .85), dpi=72) # shown small, saved large
+    fig, axes = plt.subplot_mosaic([["ce tsne", "ce umap", "all"], ["hybrid tsne", "hybrid umap", "all"]], figsize=(PAGE, 4.2), width_ratios=(1, 1, .85), dpi=90) # shown small, saved large
     for loss, s in sets.items():
         for method, name in METHODS.items():
             ax, p = axes[f"{loss} {method}"], middle(pictures[(pictures.loss == loss) & (pictures.method == method) & (pictures.seed == s.runs[0].spec.seed)])
@@ -309,7 +309,7 @@ def draw_maps(
     low, high = min(k for k, _ in maps["ce"]), max(k for k, _ in maps["ce"])
     for m in maps.values(): m.update({("gap", b): m[high, b] - m[low, b] for k, b in list(m) if k == low})
     blocks = [b for k, b in maps["ce"] if k == "gap" and b is not None]
-    fig = plt.figure(figsize=(PAGE, 5.2), dpi=64) # shown small, saved large
+    fig = plt.figure(figsize=(PAGE, 5.2), dpi=90) # shown small, saved large
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.25, 1))
     gap = f"KL-{high} less KL-{low}"
     _lines(top, maps, {(low, None): f"KL-{low} knees", (high, None): f"KL-{high} knees", ("gap", None): gap}, bar=True)

@@ -307,7 +307,7 @@ def draw_cams(
     first = {row: next((t for t in s if t is not None), None) for row, s in seen.items()}
     some = next(t for t in first.values() if t is not None)[1]
     lines = some.sort_values(["name", "kl"], key=lambda c: c.eq("mean") if c.name == "name" else -c).reset_index(drop=True)
-    fig, axes = plt.subplots(len(lines), len(first), figsize=(PAGE, 1.02 * len(lines) + .6), dpi=60, squeeze=False) # shown small, saved large
+    fig, axes = plt.subplots(len(lines), len(first), figsize=(PAGE, 1.02 * len(lines) + .6), dpi=90, squeeze=False) # shown small, saved large
     for column, (row, t) in zip(axes.T, first.items()):
         column[0].set_title(textwrap.fill(label(row), 12), fontsize=8)
         for ax, (_, line) in zip(column, lines.iterrows()): _panel(ax, line, t, knees)
