@@ -163,6 +163,10 @@ def f1_score(
     share = positives / (positives + negatives)
     return dict(positive=one, negative=two, macro=(one + two) / 2, weighted=share * one + (1 - share) * two)[average]
 
+def _positives_right(right, positives, negatives) -> np.ndarray:
+    "How many positives can be among so many right calls."
+    return np.arange(max(0, right - negatives), min(positives, right) + 1)
+
 def f1_counts(
     accuracy: Printed,
     f1: Printed,
@@ -178,7 +182,7 @@ def f1_counts(
     best = (np.inf, -1, -1)
     for right in np.argsort(off, kind="stable"): # nearest accuracy first: no later one can beat a pair that is closer
         if off[right] >= best[0] or off[right] > most: break
-        tp = np.arange(max(0, right - negatives), min(positives, right) + 1)
+        tp = _positives_right(right, positives, negatives)
         far = np.maximum(f1.off(scale * f1_score(tp, right - tp, positives, negatives, average)), off[right])
         if far.min() < best[0]: best = (float(far.min()), int(tp[far.argmin()]), int(right - tp[far.argmin()]))
     return best
@@ -195,7 +199,7 @@ def least_spread(
     "How far apart the accuracies of runs must lie for both numbers to be means over them."
     n = positives + negatives
     def ends(right): # the lowest and the highest F1 that an accuracy leaves
-        tp = np.arange(max(0, right - negatives), min(positives, right) + 1)
+        tp = _positives_right(right, positives, negatives)
         f = scale * f1_score(tp, right - tp, positives, negatives, average)
         return f.min(), f.max()
     edge = np.array([ends(right) for right in range(n + 1)]).T

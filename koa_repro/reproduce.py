@@ -155,10 +155,10 @@ def keep_results(
 ):
     "Carry outputs back, copy tables and figures to `figures/`, and keep the runs as references. Raises `ValueError` for a smoke run, and for a phantom where others are kept than the notebooks about it."
     if study.profile == "smoke" or not (study.real or {c.stem for c in copies} <= {*ABOUT_PHANTOM}): raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
-    figures = writable(repository() / "figures")
+    figures, commit = writable(repository() / "figures"), provenance()["commit"]
     for origin in study.target.glob("*.json"):
         made = json.loads(origin.read_text())
-        if not made.get("study", "").endswith(study.says) or made.get("commit") != provenance()["commit"]: continue  # left there by another study, or by code as it was
+        if not made.get("study", "").endswith(study.says) or made.get("commit") != commit: continue  # left there by another study, or by code as it was
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
         for id in made.get("runs", []):
             if study.real and (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))

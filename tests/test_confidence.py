@@ -15,7 +15,8 @@ from koa_repro.confidence import (EVEN, ROWS, TARGETED, both_versions, by_seed, 
                                   measure_table, row_names, seed_interval, show_confidence, sliced, stretches, target_table, with_force)
 from koa_repro.losses import HybridLoss
 from koa_repro.phantom import make_knees
-from koa_repro.runs import OWN_SPLITS, Study, find, study_frame, study_spec
+from koa_repro.runs import OWN_SPLITS, Run, Study, find, references, study_frame, study_spec
+from koa_repro.specs import read_spec
 from koa_repro.training import set_aside
 
 UNIT = st.floats(.01, .99)
@@ -245,6 +246,13 @@ def test_rows_with_one_training_are_named_where_others_have_three():
     j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
     assert lone_rows(j.parts["raw"][1]) == ["smoothing"] and lone_rows(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
     assert "one training" not in "".join(row_names(judged(made(1, ce={}, hybrid={})).table).values())  # there the whole table is of one
+
+
+def test_the_reported_epoch_did_best_on_validation_ties_to_the_later():
+    for file in references().glob("*/spec.json"):
+        run = Run(read_spec(file.read_text()), file.parent)
+        h = run.history.set_index("epoch").val_accuracy
+        assert force_table(dict(hybrid=[run])).reported.tolist() == [h[h == h.max()].index[-1]], file
 
 
 def test_the_slices_participants_and_no_others_are_left_out():
