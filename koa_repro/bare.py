@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
-from .training import PER_GPU, Trainer, default_device, fit, outcome
+from .training import ENGINES, PER_GPU, Trainer, default_device, fit, outcome
 from .views import ROI
 
 # %% ../nbs/13_bare.ipynb #98ca34f3
@@ -98,13 +98,14 @@ def advance(
     device=None, # the first GPU, or the processor
     weights: bool = False, # keep the best weights, too
     expect: float = 0., # seconds that an epoch will take, where that is known
+    engine: str | None = None, # how the steps reach the device, one of `training.ENGINES`; the device's usual one
 ) -> str: # "done", "epoch 3 of 10", or "too long"
     "Train one job until it is done or the deadline is near, going on from its checkpoint; leave it where it cannot be done in time."
     folder, index = work / spec.id, json.loads((work / "index.json").read_text())
     if (folder / "facts.json").exists(): return "done"
     folder.mkdir(exist_ok=True)
     knees = knees_of(index, images, spec)
-    trainer = Trainer(build_network(spec), build_loss(spec), knees, spec.recipe, spec.seed, spec.precision, device)
+    trainer = Trainer(build_network(spec), build_loss(spec), knees, spec.recipe, spec.seed, spec.precision, device, engine)
     go = lambda until=None: fit(trainer, folder / "checkpoint.pt", progress=False, until=until, deadline=deadline, expect=expect)
     go(until=1)  # how long an epoch takes is learned from the first
     if not trainer.history or _left(trainer) > deadline + later - time.time(): return "too long"
@@ -123,7 +124,7 @@ def _finish(spec, trainer, knees, folder, index, weights):
     np.savez(folder / "softmax.npz", **outcome(trainer, knees.where(split=["val", "test"])))
     (folder / "history.json").write_text(json.dumps(trainer.history))
     (folder / "spec.json").write_text(json.dumps(spec.description))
-    facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), precision=trainer.precision, threads=torch.get_num_threads(), torch=torch.__version__,
+    facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), precision=trainer.precision, engine=trainer.engine, threads=torch.get_num_threads(), torch=torch.__version__,
                  numpy=np.__version__, python=platform.python_version(), best_epoch=trainer.best["epoch"], defaults=defaults(),
                  seconds=sum(row["seconds"] for row in trainer.history), time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()))
     (folder / "facts.new").write_text(json.dumps(facts)); os.replace(folder / "facts.new", folder / "facts.json")  # the last act
@@ -141,6 +142,7 @@ def work_through(
     later: float,
     device: str,
     weights: bool,
+    engine: str,
 ):
     "Take one job after another until the time is up; what became of each is noted in its folder."
     images, jobs, pace = unpack(work), json.loads((work / "index.json").read_text())["jobs"], {}
@@ -149,7 +151,7 @@ def work_through(
         (work / spec.id).mkdir(exist_ok=True)
         try: (work / spec.id / f"taken-{call}").touch(exist_ok=False)
         except FileExistsError: continue
-        try: state = advance(spec, images, work, deadline, later, device, weights, pace.get(kind_of(spec), 0.))
+        try: state = advance(spec, images, work, deadline, later, device, weights, pace.get(kind_of(spec), 0.), engine or None)
         except Exception as e: state = f"failed: {type(e).__name__}: {e}"  # the others go on
         (work / spec.id / "state").write_text(state)
         if state == "done": pace[kind_of(spec)] = max(row["seconds"] for row in json.loads((work / spec.id / "history.json").read_text()))
@@ -175,6 +177,7 @@ def _arguments(argv):
     p.add_argument("--slots", type=int, default=0, help=f"trainings side by side; {PER_GPU} on a GPU, one a core without, if 0")
     p.add_argument("--device", default="", help="cuda:0, cpu, ...; the first GPU, or the processor, if empty")
     p.add_argument("--weights", action="store_true", help="hand back the best weights, too")
+    p.add_argument("--engine", default="", choices=("", *ENGINES), help="how the steps reach the device; the device's usual way, if empty")
     p.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return p.parse_args(argv)
 
@@ -185,7 +188,7 @@ def main(argv=None) -> int:
     if a.worker:
         call, until = a.worker.split("@")
         torch.set_num_threads(1)
-        work_through(a.work, call, float(until), 60 * a.later, device, a.weights); return 0
+        work_through(a.work, call, float(until), 60 * a.later, device, a.weights, a.engine); return 0
     try: missing = receive(a.pack, a.work)
     except PackError as e: print(f"koa-repro: {e}", file=sys.stderr); return 2
     if missing: print(f"{len(missing)} parts are still to come: {', '.join(missing)}"); return 0

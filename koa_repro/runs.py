@@ -169,7 +169,7 @@ def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final
     whole = partial.with_suffix(".whole")
     shutil.rmtree(whole, ignore_errors=True)
     last = trainer.weights()
-    facts = dict(knees=knees.name, defaults=defaults(), precision=trainer.precision, device=device_name(trainer.device), threads=torch.get_num_threads(),
+    facts = dict(knees=knees.name, defaults=defaults(), precision=trainer.precision, engine=trainer.engine, device=device_name(trainer.device), threads=torch.get_num_threads(),
                  best_epoch=trainer.best["epoch"], seconds=sum(row["seconds"] for row in trainer.history))
     watched = knees.select(np.isin(knees.split, ("val", "test")))
     write_run(spec, whole, predictions_frame(knees.frame(), outcome(trainer, watched)), trainer.history, provenance(**facts))
