@@ -107,9 +107,10 @@ class Antony(nn.Module):
 def within_share(
     code: Tensor, # (B, d)
     labels: Tensor, # (B,) class indices
+    classes: int = 2,
 ) -> Tensor: # scalar in [0, 1]
     "Scatter within the classes as a share of the whole scatter, traces."
-    hot = F.one_hot(labels.long()).to(code.dtype)
+    hot = (labels[:, None] == torch.arange(classes, device=labels.device)).to(code.dtype)  # `one_hot` would look at the labels, and a GPU wait
     centres = hot.T @ code / hot.sum(0).clamp_min(1)[:, None]
     whole = (code - code.mean(0)).square().sum()
     return (code - centres[labels.long()]).square().sum() / whole.clamp_min(torch.finfo(code.dtype).tiny)
@@ -151,7 +152,7 @@ class Nasser(nn.Module):
     def auxiliary(self, labels: Tensor) -> Tensor:
         "What is added to the classification's loss, of the last forward pass in training mode."
         (joint, code, drawn), self.seen = self.seen, None
-        return self.weights[0] * F.mse_loss(drawn.float(), joint) + self.weights[1] * within_share(code.float(), labels)
+        return self.weights[0] * F.mse_loss(drawn.float(), joint) + self.weights[1] * within_share(code.float(), labels, self.head.out_features)
 
 # %% ../nbs/16_comparators.ipynb #16c00a21
 COMPARATORS: dict[str, Callable[..., nn.Module]] = {

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from koa_repro import losses
-from koa_repro.comparators import create, fitting, names
+from koa_repro.comparators import create, fitting
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
@@ -15,13 +15,14 @@ from koa_repro.training import Recipe, Trainer, _Replayed, _warm_up, draw_epoch,
 RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle")
 
 @pytest.fixture(scope="module")
-def knees(): return make_knees(100, seed=3)
+def knees(): return make_knees(160, seed=3)
 
 def trainer(knees, loss=None, recipe=RECIPE, model=None, **more):
     torch.manual_seed(0)
     return Trainer(model or SiameseGAP(padding=1), loss or nn.CrossEntropyLoss(), knees, recipe, device="cpu", **more)
 
-def draws(t): return [torch.from_numpy(d) for d in draw_epoch(t.labels, t.recipe, t.seed, 0)]
+def draws(t): # positions and changes of an epoch
+    return [torch.from_numpy(d) for d in draw_epoch(t.labels, t.recipe, t.seed, 0)]
 
 def tensors(t): return [*t.model.state_dict().values(), *t.loss.buffers(), *(v for s in t.optimizer.state.values() for v in s.values())]
 
@@ -76,10 +77,9 @@ def test_a_step_asks_nothing(knees, options, monkeypatch):
     for model in (SiameseGAP(padding=1), SiameseGAP(padding=1, pool="gmp", positions=(4,)), SiameseGAP(padding=1, attention="ca8", fusion="concat")):
         assert asked(trainer(knees, loss, model=model, engine="captured")) == []
 
-@pytest.mark.parametrize("name", ["antony", "tiulpin", "nasser", "resnet-18", "densenet-121", "vgg-11"])
+@pytest.mark.parametrize("name", ["antony", "tiulpin", "nasser", "resnet-18", "densenet-121"])
 def test_nor_does_a_comparators_step(knees, name, monkeypatch):
     monkeypatch.setattr(losses, "_look", lambda t: False)
-    assert name in names()
     assert asked(trainer(knees, HybridLoss(), model=create(name, **fitting(name, 32)), engine="captured")) == []
 
 def test_a_question_would_be_seen(knees):
