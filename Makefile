@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status
+.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status engines
 
 PYTHON ?= python3
 PROFILE ?= smoke
@@ -77,6 +77,9 @@ lab: setup ## open the notebooks
 
 bench: setup ## this engine against the usual loop, on the same knees and network
 	@$(BIN)/python tests/bench_training.py
+
+engines: setup ## what precision, recording, compiling and company bring to a training on this device
+	@$(BIN)/python tests/bench_engines.py
 
 notebooks: setup ## execute library notebooks in place (NB=10_training, or all of them)
 	@$(BIN)/python -m koa_repro.reproduce --refresh "$(NB)"

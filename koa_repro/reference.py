@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODE', 'PART', 'Wanted', 'one_seed', 'wanted_runs', 'status', 'collect', 'train', 'pack', 'MergeError', 'merge',
-           'equivalent', 'compare_recipes', 'pack_study', 'main']
+           'equivalent', 'compare', 'pack_study', 'main']
 
 # %% ../nbs/34_reference.ipynb #df3c18d4
 import argparse, hashlib, json, sys, tempfile, time, zipfile
@@ -51,7 +51,7 @@ def one_seed(study: Study, seed: int) -> list[Wanted]:
     wanted += [Wanted("III", row, s) for row, s in pick(pooling_specs(study)).items()]
     five = pick(roc_specs(study)["five grades"])
     for table, rows in (("Fig. 8, five grades", {row: five[row] for row in ASKED}), ("Fig. 5, controls", pick(confidence_specs(study))),
-                        ("split", pick(crossover_specs(study))), ("VI", pick(applied_specs(study))), ("IV", pick(comparison_specs(study))),
+                        ("split", pick(crossover_specs(study))), ("precision", {"float32": spec(precision="float32")}), ("VI", pick(applied_specs(study))), ("IV", pick(comparison_specs(study))),
                         ("V", {row: spec(loss="hybrid", loss_options=options) for row, options in table5_options().items()}),
                         ("forks", pick(fork_specs(study))), ("partition", pick(partition_specs(study))), ("fusion", pick(fusion_specs(study))),
                         ("Fig. 8, five grades", {row: five[row] for row in five if row.startswith("Ours") or row in NAMED}),
@@ -195,14 +195,13 @@ def equivalent(
     if -margin < low and high < margin: return "equivalent"
     return "not equivalent" if low >= margin or high <= -margin else "not decided"
 
-def compare_recipes(
-    first: Study, # the short recipe's
-    second: Study, # the long one's
-    loss: str = "ce",
+def compare(
+    first: Sequence[RunSpec], # trained one way, a spec a seed
+    second: Sequence[RunSpec], # the other way, same seeds
+    store: Path, # where runs are looked for beside the references
 ) -> Interval | None: # None where no seed has both
-    "Accuracy of the paper's network on validation knees under two recipes, first - second, paired by seed."
-    seeds = range(min(first.seeds, second.seeds))
-    both = [pair for s in seeds if all(pair := tuple(find(study_spec(x, s, loss=loss), x.runs) for x in (first, second)))]
+    "Accuracy on validation knees of two ways to train, first - second, paired by seed."
+    both = [pair for specs in zip(first, second, strict=True) if all(pair := tuple(find(s, store) for s in specs))]
     if not both: return None
     rows = stack({name: [pair[i].predictions() for pair in both] for i, name in enumerate(("first", "second"))}, "val")
     return mean_difference([(rows["first"], rows["second"])])
