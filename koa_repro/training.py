@@ -154,6 +154,29 @@ class _Steps:
         self.optimizer.step()
         return loss.detach(), logits.detach().float()
 
+# %% ../nbs/10_training.ipynb #c0a71005
+def _warm_up(trainer: _Steps, index: Tensor, change: Tensor, steps: int = 3) -> Tensor: # logits
+    "Steps whose traces are removed: afterwards weights, statistics and moments are what they were."
+    fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *trainer.loss.buffers()]
+    before, moments = [v.detach().clone() for v in fixed], {p: {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
+    with _beside(index.device):
+        for _ in range(steps): logits = trainer.step(index, change)[1]
+    with torch.no_grad():
+        for v, old in zip(fixed, before): v.copy_(old)
+        for p, state in trainer.optimizer.state.items():
+            for k, v in state.items(): v.copy_(moments[p][k]) if p in moments else v.zero_()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return logits
+
+@contextmanager
+def _beside(device: torch.device):
+    "A stream of its own on a GPU, as a recording wants it of the steps before."
+    if device.type != "cuda": yield; return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream): yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
 # %% ../nbs/10_training.ipynb #c0a71002
 class _Called:
     "The steps of an epoch, called one by one."
@@ -198,28 +221,6 @@ class _Replayed(_Called):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph): self._once()
             self.replay = graph.replay
-
-def _warm_up(trainer: _Steps, index: Tensor, change: Tensor, steps: int = 3) -> Tensor: # logits
-    "Steps whose traces are removed: afterwards weights, statistics and moments are what they were."
-    fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *trainer.loss.buffers()]
-    before, moments = [v.detach().clone() for v in fixed], {p: {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
-    with _beside(index.device):
-        for _ in range(steps): logits = trainer.step(index, change)[1]
-    with torch.no_grad():
-        for v, old in zip(fixed, before): v.copy_(old)
-        for p, state in trainer.optimizer.state.items():
-            for k, v in state.items(): v.copy_(moments[p][k]) if p in moments else v.zero_()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    return logits
-
-@contextmanager
-def _beside(device: torch.device):
-    "A stream of its own on a GPU, as a recording wants it of the steps before."
-    if device.type != "cuda": yield; return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream): yield
-    torch.cuda.current_stream(device).wait_stream(stream)
 
 # %% ../nbs/10_training.ipynb #47450dd6
 class Trainer(_Steps):
