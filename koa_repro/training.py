@@ -131,6 +131,7 @@ class _Steps:
         on_gpu, called = self.device.type == "cuda", self.engine == "plain"
         rate = recipe.rate if called else torch.tensor(recipe.rate, dtype=torch.float32 if on_gpu else torch.float64, device=self.device)  # as Adam's kernels read it
         self.optimizer = torch.optim.Adam(self.model.parameters(), rate, weight_decay=recipe.weight_decay, fused=True, capturable=on_gpu and not called)
+        if self.engine == "compiled": torch._dynamo.reset()  # else the trainings before this one in the process count against the compiler's limit, beyond which it stops compiling
         self.look = torch.compile(self._look, dynamic=False, options=dict(fallback_random=True)) if self.engine == "compiled" else self._look  # dropout draws as it would uncompiled
         self.steps = len(draw_order(self.labels, recipe.batch, np.random.default_rng(0)))
         self.epoch, self.history, self.best = 0, [], None
@@ -138,8 +139,9 @@ class _Steps:
     def autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def rate(self, step: int) -> float:
-        "Learning rate at a step counted over the whole training."
-        return one_cycle(step / (self.steps * self.recipe.epochs), self.recipe.rate) if self.recipe.schedule == "onecycle" else self.recipe.rate
+        "Learning rate at a step counted over the whole training; on a GPU in single precision, in which a recorded step reads it."
+        rate = one_cycle(step / (self.steps * self.recipe.epochs), self.recipe.rate) if self.recipe.schedule == "onecycle" else self.recipe.rate
+        return float(np.float32(rate)) if self.device.type == "cuda" else rate
 
     def _look(self, index: Tensor, change: Tensor) -> Tensor: # logits
         views = self.train.views(index, change)
@@ -155,34 +157,33 @@ class _Steps:
         return loss.detach(), logits.detach().float()
 
 # %% ../nbs/10_training.ipynb #c0a71005
-def _warm_up(trainer: _Steps, index: Tensor, change: Tensor, steps: int = 3) -> Tensor: # logits
-    "Steps whose traces are removed: afterwards weights, statistics and moments are what they were."
+def _warm_up(trainer: _Steps, few: Callable[[], None], stream=None):
+    "Take a few steps whose traces are removed: afterwards weights, statistics and moments are what they were."
     fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *trainer.loss.buffers()]
     before, moments = [v.detach().clone() for v in fixed], {p: {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
-    with _beside(index.device):
-        for _ in range(steps): logits = trainer.step(index, change)[1]
+    with _beside(stream): few()
     with torch.no_grad():
         for v, old in zip(fixed, before): v.copy_(old)
         for p, state in trainer.optimizer.state.items():
             for k, v in state.items(): v.copy_(moments[p][k]) if p in moments else v.zero_()
     trainer.optimizer.zero_grad(set_to_none=True)
-    return logits
 
 @contextmanager
-def _beside(device: torch.device):
-    "A stream of its own on a GPU, as a recording wants it of the steps before."
-    if device.type != "cuda": yield; return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+def _beside(stream):
+    "On the stream that the recording will use, where there is one."
+    if stream is None: yield; return
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream): yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.current_stream(stream.device).wait_stream(stream)
 
 # %% ../nbs/10_training.ipynb #c0a71002
 class _Called:
     "The steps of an epoch, called one by one."
     def __init__(self, trainer: _Steps): self.trainer = trainer
 
-    def begin(self, order: Tensor, change: Tensor, rates: list[float]): self.order, self.change, self.rates, self.made = order, change, rates, []
+    def begin(self, order: Tensor, change: Tensor, rates: list[float]) -> float: # seconds that a recording took
+        self.order, self.change, self.rates, self.made = order, change, rates, []
+        return 0.
 
     def step(self, i: int):
         for group in self.trainer.optimizer.param_groups: group["lr"] = self.rates[i]
@@ -196,9 +197,11 @@ class _Replayed(_Called):
     replay = None
 
     def begin(self, order, change, rates):
-        if not self.replay: self._record(order, change)
-        for table, values in zip((self.order, self.change, self.rates), (order, change, torch.tensor(rates, dtype=self.rates.dtype))): table.copy_(values)
+        start, rates = time.perf_counter(), self.trainer.optimizer.param_groups[0]["lr"].new_tensor(rates)
+        spent = 0. if self.replay else self._record(order, change, rates) or time.perf_counter() - start
+        for table, values in zip((self.order, self.change, self.rates), (order, change, rates)): table.copy_(values)
         self.at.zero_()
+        return spent
 
     def step(self, i): self.replay()
 
@@ -210,16 +213,21 @@ class _Replayed(_Called):
         for table, value in zip((self.losses, self.logits), self.trainer.step(row(self.order), row(self.change))): table.index_copy_(0, self.at, value[None])
         self.at += 1
 
-    def _record(self, order, change):
-        on_gpu, rate = order.is_cuda, self.trainer.optimizer.param_groups[0]["lr"]
-        with torch.random.fork_rng(devices=[order.device] if on_gpu else []):
-            logits = _warm_up(self.trainer, order[0], change[0])
-            self.order, self.change, self.rates = torch.empty_like(order), torch.empty_like(change), rate.new_empty(len(order))
-            self.losses, self.logits, self.at = logits.new_empty(len(order)), logits.new_empty(len(order), *logits.shape), order.new_zeros(1)
-            self.replay = self._once
+    def _few(self):
+        "A called step, which tells how large the tables must be, and two by the tables."
+        logits = self.trainer.step(self.order[0], self.change[0])[1]
+        self.losses, self.logits, self.at = logits.new_empty(len(self.order)), logits.new_empty(len(self.order), *logits.shape), self.order.new_zeros(1)
+        for _ in range(2): self.at.zero_(); self._once()
+
+    def _record(self, *tables):
+        self.order, self.change, self.rates = (t.clone() for t in tables)
+        device, self.replay = self.order.device, self._once
+        on_gpu = device.type == "cuda"
+        with torch.random.fork_rng(devices=[device] if on_gpu else []):
+            _warm_up(self.trainer, self._few, stream := torch.cuda.Stream(device) if on_gpu else None)
             if not on_gpu: return
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph): self._once()
+            with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream): self._once()
             self.replay = graph.replay
 
 # %% ../nbs/10_training.ipynb #47450dd6
@@ -235,7 +243,7 @@ class Trainer(_Steps):
         order, change = (torch.from_numpy(d).to(self.device) for d in draw_epoch(self.labels, self.recipe, self.seed, self.epoch))
         watch = np.random.default_rng([self.seed, self.epoch, 1])
         self.model.train()
-        self.way.begin(order, change, [self.rate(self.epoch * self.steps + i) for i in range(len(order))])
+        self.recording = self.way.begin(order, change, [self.rate(self.epoch * self.steps + i) for i in range(len(order))])
         for i in range(len(order)):
             if self.recipe.targets == "batch" and hasattr(self.loss, "observe_validation"):
                 self.observe(torch.from_numpy(watch.integers(0, len(self.val), self.recipe.batch)).to(self.device)); self.model.train()
@@ -258,7 +266,7 @@ class Trainer(_Steps):
             losses, logits, labels = self.train_epoch(tick)
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad): raise NonFiniteLoss(f"The loss is {losses[bad[0, 0]].item()} at epoch {self.epoch + 1}, step {bad[0, 0].item() + 1}: lower the learning rate or look at the knees.")
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - self.recording  # once a training, no part of what an epoch takes
         val_logits = self.observe(torch.arange(len(self.val), device=self.device))
         if not torch.isfinite(val_logits).all(): raise NonFiniteLoss(f"The validation logits are no numbers after epoch {self.epoch + 1}: lower the learning rate.")
         row = dict(epoch=self.epoch + 1, loss=losses.mean().item(), seconds=seconds, knees_a_second=labels.numel() / seconds,
@@ -281,9 +289,12 @@ class Trainer(_Steps):
     def load(self, state: dict):
         "Go on from a state. Raises `ValueError` where it was made in another precision, or by another engine."
         for name in ("precision", "engine"):
-            if state[name] != getattr(self, name): raise ValueError(f"The checkpoint was trained with {name}={state[name]!r}, this training would go on with {getattr(self, name)!r}: delete it, or set the {name}.")
+            made = state.get(name, "plain")  # before there were engines, every step was called
+            if made != getattr(self, name): raise ValueError(f"The checkpoint was trained with {name}={made!r}, this training would go on with {getattr(self, name)!r}: delete it, or set the {name}.")
         self.way = type(self.way)(self)  # what was recorded reads the optimiser's tensors, which are replaced
+        mine = [{k: group[k] for k in ("lr", "capturable")} for group in self.optimizer.param_groups]  # this device's, not the checkpoint's
         for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
+        for group, own in zip(self.optimizer.param_groups, mine): group.update(own)
         self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
 
 # %% ../nbs/10_training.ipynb #a39deeef
@@ -372,7 +383,7 @@ def fit(
             row = trainer.run_epoch(bar.update)
             bar.set_postfix(epoch=f"{row['epoch']}/{trainer.recipe.epochs}", val=f"{row['val_accuracy']:.3f}", best=f"{trainer.best['val_accuracy']:.3f}")
             note(row)
-            longest = max(longest, time.monotonic() - start)
+            longest = max(longest, time.monotonic() - start - trainer.recording)
             stop = too_late()  # asked once, so that the last epoch made is the last one saved
             if checkpoint and (time.monotonic() - saved > every or trainer.epoch == last or stop):
                 save_whole(trainer.state(), checkpoint); saved = time.monotonic()

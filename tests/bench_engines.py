@@ -42,7 +42,7 @@ def child(row: str, epochs: int, steps: int, gate: Path):
     if not last: t.model.to(memory_format=torch.contiguous_format)
     order, change = (torch.from_numpy(d[:steps or None]).to(device) for d in draw_epoch(t.labels, t.recipe, 0, 0))
     def epoch():
-        t.way.begin(order, change, [1e-3] * len(order))
+        t.way.begin(order, change, [t.rate(i) for i in range(len(order))])
         for i in range(len(order)): t.way.step(i)
         wait(device)
         return t.way.found()[0]
@@ -61,13 +61,16 @@ def measure(row, epochs, steps) -> dict | None:
     count = ROWS[row][3]
     with tempfile.TemporaryDirectory() as gate:
         command = [sys.executable, "-W", "ignore", __file__, "--child", row, "--epochs", str(epochs), "--steps", str(steps), "--gate", gate]
-        jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+        said = [open(Path(gate) / f"{k}.err", "w+") for k in range(count)]
+        jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) for err in said]
         while len(list(Path(gate).glob("*.ready"))) < count and all(j.poll() is None for j in jobs): time.sleep(.02)
         (Path(gate) / "go").touch()
-        ends = [j.communicate() for j in jobs]
-    if any(j.returncode for j in jobs):
-        print(f"{row}: did not run: {next(e[1] for e, j in zip(ends, jobs) if j.returncode).strip().splitlines()[-1]}", flush=True); return None
-    found = [json.loads(e[0].splitlines()[-1]) for e in ends]
+        ends = [j.communicate()[0] for j in jobs]
+        words = [Path(err.name).read_text().split("\n") for err in said]
+        for err in said: err.close()
+    for job, lines in zip(jobs, words):
+        if job.returncode: print(f"{row}: did not run: {([line for line in lines if line.strip()] or [f'exit {job.returncode}'])[-1]}", flush=True); return None
+    found = [json.loads(e.splitlines()[-1]) for e in ends]
     return dict(ms=max(f["ms"] for f in found) / count, losses=found[0]["losses"], peak=found[0]["peak"])
 
 def bandwidth(device, size=2**30) -> float: # bytes a second, read and written
@@ -99,6 +102,8 @@ def main(a):
     floor = 1e3 * least_bytes() / speed
     print(f"{device_facts(device)}, torch {torch.__version__}; noise for knees, batch {Recipe().batch}, {a.rounds} rounds of {a.epochs} epochs of {a.steps or steps // EPOCHS} steps", flush=True)
     print(f"copy {speed / 1e9:.0f} GB/s; a step moves {least_bytes() / 1e9:.2f} GB at least in bf16: {floor:.2f} ms, {floor * steps / 1e3:.0f} s for {steps} steps", flush=True)
+    print(f"convolutions of the float32 rows in TF32 where the hardware has it: {torch.backends.cudnn.allow_tf32}", flush=True)
+    facts = dict(device=device_facts(device), torch=torch.__version__, bytes_a_second=speed, least_bytes=least_bytes(), steps=steps, tf32=torch.backends.cudnn.allow_tf32)
     found = {row: [] for row in rows}
     for _ in range(a.rounds):
         for row in rows:
@@ -106,6 +111,7 @@ def main(a):
             one = measure(row, a.epochs, a.steps)
             found[row] = found[row] + [one] if one else None
             if one: print(f"{row:26s} {one['ms']:9.3f} ms", flush=True)
+            if a.json: Path(a.json).write_text(json.dumps(facts | dict(rows=found)))
     print(f"\n{'':26s} {'ms a step':>9s} {'spread':>7s} {'s a run':>8s} {'x first':>8s} {'x floor':>8s}  first {FIRST} losses off plain bf16, at most")
     base = {row: np.array([f["ms"] for f in v]) for row, v in found.items() if v}
     plain = found.get("bf16")
@@ -115,7 +121,6 @@ def main(a):
         off = np.abs(np.array(found[row][0]["losses"]) - plain[0]["losses"]).max() if plain else float("nan")
         print(f"{row:26s} {np.median(ms):9.3f} {np.ptp(ms):7.3f} {np.median(ms) * steps / 1e3:8.0f} {ratio:8.2f} {np.median(ms) / floor:8.2f}  {off:.2g}")
     print("side by side: ms and seconds are those of the slowest, divided by how many there are")
-    if a.json: Path(a.json).write_text(json.dumps(dict(device=device_facts(device), torch=torch.__version__, bytes_a_second=speed, least_bytes=least_bytes(), steps=steps, rows=found)))
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -44,7 +44,7 @@ def test_warming_up_leaves_no_trace(knees, before):
     order, change = draws(t)
     for i in range(before): t.step(order[i], change[i])
     held = [v.clone() for v in tensors(t)]
-    _warm_up(t, order[5], change[5])
+    _warm_up(t, lambda: t.step(order[5], change[5]))
     after = tensors(t)
     if before: assert all(torch.equal(a, b) for a, b in zip(held, after, strict=True))
     else: assert all(torch.equal(a, b) for a, b in zip(held, after)) and len(after) > len(held) and not any(v.any() for v in after[len(held):])
@@ -98,3 +98,21 @@ def test_engines_are_not_mixed(knees, tmp_path):
     assert trainer(knees).engine == "plain"
     fit(trainer(knees), tmp_path / "c.pt", progress=False, until=1)
     with pytest.raises(ValueError, match="engine='plain', this training would go on with 'captured': delete it"): fit(trainer(knees, engine="captured"), tmp_path / "c.pt", progress=False)
+
+def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
+    "What the first epoch of a training takes is what the next one will, whatever the recording took; a deadline is reckoned by that."
+    import time
+    slow = _Replayed._few
+    monkeypatch.setattr(_Replayed, "_few", lambda self: (time.sleep(3), slow(self)))
+    t = trainer(knees, engine="captured")
+    row = t.run_epoch()
+    assert t.recording > 3 > row["seconds"] > 0
+    t.run_epoch()
+    assert t.recording == 0
+
+def test_a_checkpoint_from_before_there_were_engines(knees, tmp_path):
+    whole, t = fit(trainer(knees), progress=False), fit(trainer(knees), progress=False, until=1)
+    state = t.state(); del state["engine"]
+    torch.save(state, tmp_path / "c.pt")
+    resumed = fit(trainer(knees), tmp_path / "c.pt", progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(resumed), strict=True))
