@@ -79,21 +79,22 @@ def pooling_differences(
     pairs["P1+P2+P3+P4 - P4"] = ("gap P1+P2+P3+P4", "gap P4")
     shared = {f"{k}/{i}": frames for k, names in pairs.items() for i, frames in enumerate(shared_seeds(rows, *names))}
     if not shared: return {}
+    common = shared_seeds(rows, *(name for p in PLACEMENTS for name in pairs[placed(p)]))  # so that no placement weighs more in the mean
+    shared |= {f"mean/{i}": frames for i, frames in enumerate(common)}
     runs, found = stack(shared), {}  # all at once, so that every difference is taken on the same knees
     drawn = draws(next(iter(runs.values())).participant, n)
     couples = {k: (runs[f"{k}/0"], runs[f"{k}/1"]) for k in pairs if f"{k}/0" in runs}
-    if all(placed(p) in couples for p in PLACEMENTS) and len({c[0].seeds for c in couples.values()}) == 1:
-        found["mean"] = mean_difference([couples[placed(p)] for p in PLACEMENTS], drawn=drawn)
+    if common: found["mean"] = mean_difference([(runs[f"mean/{i}"], runs[f"mean/{i + 1}"]) for i in range(0, len(common), 2)], drawn=drawn)
     return found | {k: mean_difference([c], drawn=drawn) for k, c in couples.items()}
 
 def shared_seeds(
     rows: Mapping[str, Sequence[Run | None]],
-    a: str, b: str, # two rows
+    *names: str, # of the rows
     weights: str = "best", # those that did best on validation, or the last
-) -> list: # [frames of a, frames of b], or nothing
-    "Predictions of both rows for the seeds that both have; nothing where there is none."
-    both = [(x.predictions(weights), y.predictions(weights)) for x, y in zip(rows[a], rows[b]) if x and y]
-    return [list(side) for side in zip(*both)]
+) -> list: # [frames of the first, frames of the second, ...], or nothing
+    "Predictions of these rows for the seeds that all of them have; nothing where there is none."
+    seeds = [runs for runs in zip(*(rows[name] for name in names)) if all(runs)]
+    return [[run.predictions(weights) for run in side] for side in zip(*seeds)]
 
 def row_difference(
     rows: Mapping[str, Sequence[Run | None]],
@@ -102,7 +103,7 @@ def row_difference(
     **kwargs, # n, student and drawn of `mean_difference`
 ) -> Interval | None: # a - b on the test knees; None where no seed has both
     "Paired accuracy difference of two rows over the seeds that both have."
-    if not (both := shared_seeds(rows, a, b, weights)): return None
+    if not (both := shared_seeds(rows, a, b, weights=weights)): return None
     runs = stack(dict(zip("ab", both)))
     return mean_difference([(runs["a"], runs["b"])], **kwargs)
 
