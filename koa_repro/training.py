@@ -230,15 +230,38 @@ class _Replayed(_Called):
             with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream): self._once()
             self.replay = graph.replay
 
-# %% ../nbs/10_training.ipynb #47450dd6
-class Trainer(_Steps):
-    """One training: (network, loss, knees, recipe, seed) -> weights and history.
-    `loss` maps (logits, labels) to a scalar; where it has `observe_validation`, it is shown the validation logits after every epoch.
-    `engine`, one of `ENGINES`, says how the steps reach the device, not what they compute."""
+# %% ../nbs/10_training.ipynb #c0a71007
+class _Kept(_Steps):
+    "A training that can be put down and taken up again."
     def __init__(self, *made_of, **more):
         super().__init__(*made_of, **more)
         self.way = _Called(self) if self.engine == "plain" else _Replayed(self)
 
+    def weights(self) -> dict:
+        "A copy of the network's weights as they are now, on the processor."
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def state(self) -> dict:
+        "Everything that a training needs to go on, for `torch.save`."
+        return dict(model=self.model.state_dict(), loss=self.loss.state_dict(), optimizer=self.optimizer.state_dict(), best=self.best,
+                    epoch=self.epoch, history=self.history, precision=self.precision, engine=self.engine, threads=torch.get_num_threads())
+
+    def load(self, state: dict):
+        "Go on from a state. Raises `ValueError` where it was made in another precision, or by another engine."
+        for name in ("precision", "engine"):
+            made = state.get(name, "plain")  # before there were engines, every step was called
+            if made != getattr(self, name): raise ValueError(f"The checkpoint was trained with {name}={made!r}, this training would go on with {getattr(self, name)!r}: delete it, or set the {name}.")
+        self.way = type(self.way)(self)  # what was recorded reads the optimiser's tensors, which are replaced
+        mine = [{k: group[k] for k in ("lr", "capturable")} for group in self.optimizer.param_groups]  # this device's, not the checkpoint's
+        for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
+        for group, own in zip(self.optimizer.param_groups, mine): group.update(own)
+        self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
+
+# %% ../nbs/10_training.ipynb #47450dd6
+class Trainer(_Kept):
+    """One training: (network, loss, knees, recipe, seed) -> weights and history.
+    `loss` maps (logits, labels) to a scalar; where it has `observe_validation`, it is shown the validation logits after every epoch.
+    `engine`, one of `ENGINES`, says how the steps reach the device, not what they compute."""
     def train_epoch(self, tick: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
         order, change = (torch.from_numpy(d).to(self.device) for d in draw_epoch(self.labels, self.recipe, self.seed, self.epoch))
         watch = np.random.default_rng([self.seed, self.epoch, 1])
@@ -276,26 +299,6 @@ class Trainer(_Steps):
         if self.best is None or row["val_accuracy"] >= self.best["val_accuracy"]:  # ties to the later epoch
             self.best = dict(val_accuracy=row["val_accuracy"], epoch=row["epoch"], model=self.weights())
         return row
-
-    def weights(self) -> dict:
-        "A copy of the network's weights as they are now, on the processor."
-        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-
-    def state(self) -> dict:
-        "Everything that a training needs to go on, for `torch.save`."
-        return dict(model=self.model.state_dict(), loss=self.loss.state_dict(), optimizer=self.optimizer.state_dict(), best=self.best,
-                    epoch=self.epoch, history=self.history, precision=self.precision, engine=self.engine, threads=torch.get_num_threads())
-
-    def load(self, state: dict):
-        "Go on from a state. Raises `ValueError` where it was made in another precision, or by another engine."
-        for name in ("precision", "engine"):
-            made = state.get(name, "plain")  # before there were engines, every step was called
-            if made != getattr(self, name): raise ValueError(f"The checkpoint was trained with {name}={made!r}, this training would go on with {getattr(self, name)!r}: delete it, or set the {name}.")
-        self.way = type(self.way)(self)  # what was recorded reads the optimiser's tensors, which are replaced
-        mine = [{k: group[k] for k in ("lr", "capturable")} for group in self.optimizer.param_groups]  # this device's, not the checkpoint's
-        for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
-        for group, own in zip(self.optimizer.param_groups, mine): group.update(own)
-        self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
 
 # %% ../nbs/10_training.ipynb #a39deeef
 def one_cycle(

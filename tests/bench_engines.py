@@ -99,11 +99,12 @@ def outputs(model, patch) -> list:
 def main(a):
     device, rows = default_device(), [r.strip() for r in a.rows.split(";")] if a.rows else list(ROWS)
     speed, steps = bandwidth(device), EPOCHS * (2 * 2286 // Recipe().batch)
-    floor = 1e3 * least_bytes() / speed
+    least = least_bytes()
+    floor = 1e3 * least / speed
     print(f"{device_facts(device)}, torch {torch.__version__}; noise for knees, batch {Recipe().batch}, {a.rounds} rounds of {a.epochs} epochs of {a.steps or steps // EPOCHS} steps", flush=True)
-    print(f"copy {speed / 1e9:.0f} GB/s; a step moves {least_bytes() / 1e9:.2f} GB at least in bf16: {floor:.2f} ms, {floor * steps / 1e3:.0f} s for {steps} steps", flush=True)
+    print(f"copy {speed / 1e9:.0f} GB/s; a step moves {least / 1e9:.2f} GB at least in bf16: {floor:.2f} ms, {floor * steps / 1e3:.0f} s for {steps} steps", flush=True)
     print(f"convolutions of the float32 rows in TF32 where the hardware has it: {torch.backends.cudnn.allow_tf32}", flush=True)
-    facts = dict(device=device_facts(device), torch=torch.__version__, bytes_a_second=speed, least_bytes=least_bytes(), steps=steps, tf32=torch.backends.cudnn.allow_tf32)
+    facts = dict(device=device_facts(device), torch=torch.__version__, bytes_a_second=speed, least_bytes=least, steps=steps, tf32=torch.backends.cudnn.allow_tf32)
     found = {row: [] for row in rows}
     for _ in range(a.rounds):
         for row in rows:
