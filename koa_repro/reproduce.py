@@ -77,8 +77,12 @@ def carry_outputs(
     cells = [c for c in done.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     if [c.source for c in cells] != [c.source for c in own.cells]: raise ValueError(f"{executed.name} was executed from other cells: execute it again.")
     for a, b in zip(cells, own.cells):
-        if b.cell_type == "code": b.outputs = [_lighter(o) for o in _without_bars(a).outputs]
+        if b.cell_type == "code": b.outputs = [_lighter(_unnumbered(o)) for o in _without_bars(a).outputs]
     nbformat.write(own, notebook)
+
+def _unnumbered(output): # as `nbdev_clean` would leave it
+    if "execution_count" in output: output.execution_count = None
+    return output
 
 def _without_bars(cell):
     if "outputs" in cell: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -162,7 +166,11 @@ def keep_results(
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
         for id in made.get("runs", []):
             if study.real and (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))
-    for copy in copies: carry_outputs(copy, repository() / "nbs" / copy.name)
+    for copy in copies:
+        if study.real != (copy.stem in ABOUT_PHANTOM): carry_outputs(copy, repository() / "nbs" / copy.name)
+    if study.real:
+        from koa_repro.search import keep_search
+        keep_search(study)
 
 # %% ../nbs/19_reproduce.ipynb #64de37c5
 def readme(

@@ -2,7 +2,7 @@
 import json, subprocess, sys
 import nbformat, pandas as pd, pytest
 
-from koa_repro import house, reproduce
+from koa_repro import house, reproduce, search
 from koa_repro.ablation import pooling_specs
 from koa_repro.confidence import confidence_specs
 from koa_repro.house import repository
@@ -93,6 +93,17 @@ def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, 
     keep_results(study, copies[:1])
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["witness.csv", "witness.csv.json"]
     assert "executed" in (tmp_path / "nbs" / "44_witness.ipynb").read_text() and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
+
+def test_of_real_knees_all_but_the_notebooks_about_the_phantom_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(search, "keep_search", lambda study: kept.append(study))
+    kept, cell = [], lambda text: nbformat.v4.new_code_cell("1", id="aaaaaaaa", outputs=[nbformat.v4.new_output("stream", text=text)])
+    study = Study("preview", "reference", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    for folder in (tmp_path / "nbs", study.target / "executed", tmp_path / "figures"): folder.mkdir(parents=True)
+    for folder in (tmp_path / "nbs", study.target / "executed"):
+        for name in ("44_witness", "25_other"): nbformat.write(nbformat.v4.new_notebook(cells=[cell(folder.name)]), folder / f"{name}.ipynb")
+    keep_results(study, sorted((study.target / "executed").iterdir()))
+    assert kept == [study] and "executed" in (tmp_path / "nbs" / "25_other.ipynb").read_text()
+    assert "executed" not in (tmp_path / "nbs" / "44_witness.ipynb").read_text()
 
 
 def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
