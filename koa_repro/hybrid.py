@@ -76,7 +76,7 @@ def hybrid_table(
     extra = table[table.row == "Ours"].assign(row=ATTENTION)
     table = pd.concat([table, extra], ignore_index=True)
     ours = pd.DataFrame([_cells(rows[f"{name}, ce"], rows[f"{name}, hybrid"], weights) for name in table.row], index=table.index)
-    return table.join(ours.reindex(columns=["runs_done", "runs_ce", "runs_hybrid", *OURS]))
+    return table.join(ours.reindex(columns=["runs_done", "runs_ce", "runs_hybrid", "runs_wanted", *OURS]))
 
 OURS = [f"{name}{end}" for name in ("ce", "hybrid", "difference") for end in ("", "_low", "_high")]
 
@@ -85,7 +85,7 @@ def _cells(ce, hybrid, weights) -> dict:
     found = {loss: bootstrap_interval(p) for loss, p in aligned(dict(ce=ce, hybrid=hybrid), weights=weights).items()}
     both = [pair for pair in zip(ce, hybrid) if all(pair)]
     if both: found["difference"] = row_difference(dict(ce=ce, hybrid=hybrid), "hybrid", "ce", weights)
-    return dict(runs_done=len(both), runs_ce=sum(map(bool, ce)), runs_hybrid=sum(map(bool, hybrid)),
+    return dict(runs_done=len(both), runs_ce=sum(map(bool, ce)), runs_hybrid=sum(map(bool, hybrid)), runs_wanted=len(ce),
                 **{f"{name}{end}": 100 * x for name, i in found.items() for end, x in zip(("", "_low", "_high"), (i.estimate, i.low, i.high))})
 
 def gains(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'ABOUT_PHANTOM', 'reproduction_notebooks', 'title_of', 'check_parameters', 'NotebookFailed', 'execute',
-           'carry_outputs', 'refresh', 'write_report', 'reproduce', 'keep_results', 'readme', 'main']
+           'carry_outputs', 'refresh', 'read_result', 'with_interval', 'summary', 'hybrid_lines', 'write_report',
+           'reproduce', 'keep_results', 'readme', 'main']
 
 # %% ../nbs/19_reproduce.ipynb #f6fe5cd1
 import argparse, base64, html, io, json, os, re, shutil, sys
@@ -12,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-import numpy as np
+import numpy as np, pandas as pd
 from PIL import Image
 
+from .claims import paper_numbers
+from .hybrid import LOSS_NAMES
 from .house import provenance, repository, writable
 from .runs import PROFILES, Run, Study, keep_reference, read_spec
 
@@ -106,17 +109,100 @@ def refresh(
     for notebook in sorted((repository() / "nbs").glob(f"{prefix or '[01i]'}*.ipynb")):
         with tempfile.TemporaryDirectory() as folder: carry_outputs(execute(notebook, Path(folder)), notebook)
 
+# %% ../nbs/19_reproduce.ipynb #2d43e059
+def read_result(
+    name: str, # without .csv
+    folder: Path, # of tables and figures
+) -> tuple[pd.DataFrame, str]: # the table, without lines where it was not made; the study that it is of
+    file = folder / f"{name}.csv"
+    if not file.exists(): return pd.DataFrame(columns=["row"]), ""
+    return pd.read_csv(file), json.loads(file.with_name(file.name + ".json").read_text())["study"]
+
+def with_interval(
+    row: pd.Series,
+    value: str = "estimate", # column; its interval is in value_low and value_high, or in low and high
+    scale: float = 1,
+    digits: int = 2,
+) -> str: # "84.28 [81.87, 86.51]"
+    point = f"{value}_estimate" if f"{value}_estimate" in row else value
+    ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in row else ["low", "high"]
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*(scale * row[c] for c in (point, *ends)), d=digits)
+
+def _line(what, paper, ours, runs, study) -> dict:
+    return dict(what=what, paper="" if pd.isna(paper) else f"{paper:.2f}", ours=ours, runs=str(runs), study=study)
+
+def _lines(title, result, done, tell, name=lambda r: r["row"]) -> list[dict]:
+    "A line for each row that was run (`done`), told as (paper's number, ours, runs), and one that names the others."
+    table, study = result
+    if table.empty: return []
+    run = table.eval(done)
+    left = "; ".join(map(name, _each(table[~run])))
+    return [_line(f"{title}, {name(r)}", *tell(r), study) for r in _each(table[run])] + ([_line(f"{title}: {left}", np.nan, "not run", 0, study)] if left else [])
+
+def _each(table): return [r for _, r in table.iterrows()]
+
+def _runs(row) -> str: return f"{row.runs_done} of {row.runs_wanted}"
+
+# %% ../nbs/19_reproduce.ipynb #3ce392de
+def summary(
+    folder: Path, # of tables and figures
+) -> pd.DataFrame: # what, paper, ours, runs, study: text, a line a row of the paper's tables
+    "The paper's numbers beside those that an execution made; tables that are not there are left out."
+    read = lambda name: read_result(name, folder)
+    lines = _lines("Table III", read("table3_pooling"), "runs_done > 0", lambda r: (r.paper, with_interval(r, "accuracy"), _runs(r)))
+    lines += _lines("Table IV", read("table4_comparators"), "runs_done > 0", lambda r: (r.paper_accuracy, with_interval(r, "accuracy"), _runs(r)))
+    lines += _lines("Table V", read("table5_hyperparameters"), "triples_done > 0", lambda r: (r.paper, with_interval(r, "test"), f"{r.triples_done} of {r.triples_wanted} weightings, {r.seeds:.0f} seeds"),
+                    lambda r: f"{r['row']}, weights {r.triple}" if r.triples_done else r["row"])
+    lines += hybrid_lines(*read("table6_hybrid")) + _reader_lines(*read("table7_readers"))
+    lines += _lines("Fig. 4, Grad-CAM's preference for the joint (1: none)", read("fig4_gradcam"), "runs_done > 0", lambda r: (np.nan, with_interval(r, "preference"), _runs(r)))
+    lines += _confidence_lines(*read("fig5_confidence")) + _feature_lines(*read("fig6_features"))
+    lines += _lines("Fig. 8, AUC", read("fig8_roc"), "runs_done > 0", lambda r: (r.paper, with_interval(r, "auc"), _runs(r)), lambda r: f"{r.task}, {r['row']}")
+    return pd.DataFrame(lines, columns=["what", "paper", "ours", "runs", "study"])
+
+def hybrid_lines(
+    table: pd.DataFrame, # from `hybrid.hybrid_table`
+    study: str,
+) -> list[dict]: # lines of `summary`
+    "Table VI: both losses and their difference."
+    if table.empty: return []
+    table = table[table.weights == "best"]
+    parts = (("ce", "cross-entropy", "runs_ce"), ("hybrid", "hybrid loss", "runs_hybrid"), ("difference", "hybrid minus cross-entropy", "runs_done"))
+    lines = [_line(f"Table VI, {r['row']}, {label}", r[f"paper_{name}"], with_interval(r, name), f"{r[runs]} of {r.runs_wanted}", study)
+             for r in _each(table) for name, label, runs in parts if r[runs]]
+    left = "; ".join(table[table.runs_ce + table.runs_hybrid == 0].row)
+    return lines + ([_line(f"Table VI: {left}", np.nan, "not run", 0, study)] if left else [])
+
+# %% ../nbs/19_reproduce.ipynb #6e50c922
+def _reader_lines(table, study) -> list[dict]:
+    if table.empty: return []
+    model, names = paper_numbers("VII").query("row == 'Model'").set_index("column").value.astype(float), ("accuracy", "sensitivity", "specificity")
+    lines = [_line(f"Table VII, {r['row']}, {name} on {r.knees} knees", model[name] if r["row"] == "Ours, hybrid" else np.nan, with_interval(r, name), r.trainings, study)
+             for r in _each(table[table.row.str.startswith("Ours")]) for name in names]
+    return lines + ([_line("Table VII: the readers", np.nan, "no readings here; simulated ones are shown in the notebook", "", study)] if "SIMULATED" in study else [])
+
+def _confidence_lines(table, study) -> list[dict]:
+    if table.empty: return []
+    told = dict(ece="calibration error x 100", brier="Brier score x 100", own_above="share of confidences above 0.95, %")
+    raw = table[(table.correction == "raw") & (table.runs_done > 0)]
+    return [_line(f"Fig. 5, {LOSS_NAMES[r.row]}, {told[m]}", np.nan, with_interval(r, scale=100), _runs(r), study) for m in told for r in _each(raw[(raw.measure == m) & raw.row.isin(list(LOSS_NAMES))])]
+
+def _feature_lines(table, study) -> list[dict]:
+    if table.empty: return []
+    told = dict(silhouette="silhouette of the features", knn="accuracy of 15 neighbours")
+    return [_line(f"Fig. 6, {r.network}, {LOSS_NAMES[r.loss]}, {told[r.measure]}", np.nan, with_interval(r), _runs(r), study)
+            for r in _each(table[table.measure.isin(list(told)) & table.loss.isin(list(LOSS_NAMES)) & (table.runs_done > 0)])]
+
 # %% ../nbs/19_reproduce.ipynb #432bb529
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>koa-repro: report</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em;color:#222}}
-img{{max-width:100%}} article{{border-top:1px solid #ccc;margin-top:1.5em}} .says{{background:#fff3cd;padding:.6em 1em}}</style>
+img{{max-width:100%}} table{{border-collapse:collapse;font-size:14px}} td,th{{text-align:left;padding:.15em .6em;border-bottom:1px solid #eee}} article{{border-top:1px solid #ccc;margin-top:1.5em}} .says{{background:#fff3cd;padding:.6em 1em}}</style>
 <h1>The paper, run</h1><p class="says">{says}</p>{body}</html>"""
 
 def write_report(
     copies: Sequence[Path], # executed notebooks
     study: Study,
 ) -> Path: # the page to open
-    "One HTML page an executed notebook, and an index with their questions and figures."
+    "One HTML page an executed notebook, and an index with their questions, figures and numbers."
     from nbconvert import HTMLExporter
     folder, parts = study.target / "report", []
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,10 +212,13 @@ def write_report(
         for c in nb.cells: _without_bars(c)
         page, _ = HTMLExporter(template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb, dict(metadata=dict(name=copy.stem)))
         (folder / f"{copy.stem}.html").write_text(page)
-        title, summary = title_of(copy)
+        title, question = title_of(copy)
         picture = f'<img src="../{copy.stem.split("_", 1)[1]}.png" alt="">' if (study.target / f"{copy.stem.split('_', 1)[1]}.png").exists() else ""
-        parts.append(f'<article><h2><a href="{copy.stem}.html">{html.escape(title)}</a></h2><p>{html.escape(summary)}</p>{picture}</article>')
-    (folder / "index.html").write_text(PAGE.format(says=html.escape(study.says), body="".join(parts)))
+        parts.append(f'<article><h2><a href="{copy.stem}.html">{html.escape(title)}</a></h2><p>{html.escape(question)}</p>{picture}</article>')
+    lines = summary(study.target)
+    mine = lines[lines.study.str.endswith(study.says)].drop(columns="study")  # not what another study left there
+    beside = "<h2>The paper beside ours</h2>" + mine.to_html(index=False, border=0) if len(mine) else ""
+    (folder / "index.html").write_text(PAGE.format(says=html.escape(study.says), body="".join(parts) + beside))
     return folder / "index.html"
 
 # %% ../nbs/19_reproduce.ipynb #27cc635f
