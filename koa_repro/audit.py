@@ -195,6 +195,7 @@ def sentence_readings(
     if row.asks == "sum": return [Reading("as printed", max(sum_slack([numbers[k] for k in group], value[0]) for group in zip(*left)))], ""
     ends = [min(flat, key=lambda p: p.value), max(flat, key=lambda p: p.value)] if row.asks == "range" else flat
     if row.asks not in ("range", "equal"): raise ValueError(f"asks={row.asks!r} in the sentences is not known.")
+    if len(ends) != len(value): raise ValueError(f"The sentences put {len(value)} values to {len(ends)} numbers of {row.left}: give one each.")
     each = [same_readings(p, v) for p, v in zip(ends, value)]
     return [max(r, key=lambda x: x.slack) for r in zip(*each)], ", ".join(f"{p.text} for {v.text}" for p, v in zip(ends, value) if p.value != v.value)
 

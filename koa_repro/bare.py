@@ -65,19 +65,19 @@ def receive(
     work: Path, # folder that outlasts the deliveries
 ) -> list[str]: # the parts that are still missing
     "Take in the parts of a delivery. Raises `PackError` for a part that was damaged on the way, or a pack without index."
-    try: index = json.loads((pack / "index.json").read_text())
-    except (OSError, ValueError): raise PackError(f"{pack / 'index.json'} is missing or cannot be read: send the pack's index with every delivery.") from None
+    try: parts = (index := json.loads((pack / "index.json").read_text()))["parts"]
+    except (OSError, ValueError, KeyError, TypeError): raise PackError(f"{pack / 'index.json'} is missing or cannot be read: send the pack's index with every delivery.") from None
     work.mkdir(parents=True, exist_ok=True)
-    if (old := work / "index.json").exists() and json.loads(old.read_text())["parts"] != index["parts"]:
+    if (old := work / "index.json").exists() and json.loads(old.read_text())["parts"] != parts:
         raise PackError(f"{work} holds another pack: give an empty folder with --work.")
-    for part in index["parts"]:
+    for part in parts:
         here, there = pack / part["file"], work / part["file"]
         if there.exists() or not here.exists(): continue
         data = here.read_bytes()
         if hashlib.sha256(data).hexdigest() != part["sha256"]: raise PackError(f"{part['file']} was damaged on the way: send it again.")
         there.with_suffix(".new").write_bytes(data); os.replace(there.with_suffix(".new"), there)
-    (work / "index.json").write_text(json.dumps(index))
-    return [p["file"] for p in index["parts"] if not (work / p["file"]).exists()]
+    old.with_suffix(".new").write_text(json.dumps(index)); os.replace(old.with_suffix(".new"), old)
+    return [p["file"] for p in parts if not (work / p["file"]).exists()]
 
 def unpack(work: Path) -> np.ndarray: # (N, 300, 300) uint8, mapped
     "All images of a complete pack, decoded once."
@@ -124,7 +124,7 @@ def _finish(spec, trainer, knees, folder, index, weights):
     np.savez(folder / "softmax.npz", **outcome(trainer, knees.where(split=["val", "test"])))
     (folder / "history.json").write_text(json.dumps(trainer.history))
     (folder / "spec.json").write_text(json.dumps(spec.description))
-    facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), precision=trainer.precision, engine=trainer.engine, threads=torch.get_num_threads(), torch=torch.__version__,
+    facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), processor=device_facts(torch.device("cpu")), precision=trainer.precision, engine=trainer.engine, threads=torch.get_num_threads(), torch=torch.__version__,
                  numpy=np.__version__, python=platform.python_version(), best_epoch=trainer.best["epoch"], defaults=defaults(),
                  seconds=sum(row["seconds"] for row in trainer.history), time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()))
     (folder / "facts.new").write_text(json.dumps(facts)); os.replace(folder / "facts.new", folder / "facts.json")  # the last act
@@ -182,7 +182,7 @@ def _arguments(argv):
     return p.parse_args(argv)
 
 def main(argv=None) -> int:
-    "The command: receive, unpack, train side by side, bundle. 1 where a job failed; what the others made is handed back all the same."
+    "The command: receive, unpack, train side by side, bundle. 1 where a job failed or a worker ended early; what the others made is handed back all the same."
     a = _arguments(argv)
     device, deadline = a.device or str(default_device()), time.time() + 60 * a.minutes
     if a.worker:
@@ -195,11 +195,12 @@ def main(argv=None) -> int:
     unpack(a.work)
     slots = a.slots or (PER_GPU if device.startswith("cuda") else os.cpu_count())
     command = [sys.executable, "-m", "koa_repro.bare", *(argv if argv is not None else sys.argv[1:]), "--worker", f"{time.time_ns()}@{deadline}"]
-    for p in [subprocess.Popen(command) for _ in range(slots)]: p.wait()
+    early = sum(map(bool, [p.wait() for p in [subprocess.Popen(command) for _ in range(slots)]]))
+    if early: print(f"koa-repro: {early} of {slots} workers ended early; what they said is above.", file=sys.stderr)
     states = {file.parent.name: file.read_text() for file in sorted(a.work.glob("*/state"))}
     for job, state in states.items(): print(job, state)
     print("written:", ", ".join(bundle(a.work, a.out)))
-    return int(any(state.startswith("failed") for state in states.values()))
+    return int(early > 0 or any(state.startswith("failed") for state in states.values()))
 
 # %% ../nbs/13_bare.ipynb #972c59ca
 if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules: sys.exit(main())

@@ -36,7 +36,8 @@ ATTENTION, RELEASED = "Ours, channel attention", "Tiulpin-64" # rows that the pa
 LIGHT = ("siamese-gap", "tiulpin", "tiulpin-64", "antony", "nasser") # what a processor trains within the time of a notebook
 
 def label(row: str) -> str:
-    "A row's name as it is shown."
+    "A row's name as it is shown; a network's name in `NETWORKS` is taken for its row's."
+    row = {network_of(name): name for name in (*others(), RELEASED)}.get(row, row)
     return row + (" (DRAE-like)" if row.startswith("Nasser") else "")
 
 def network_of(row: str) -> str: # name in `NETWORKS`
@@ -163,7 +164,7 @@ def show_comparison(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"model": label(r.row), "accuracy, paper": number(r.paper_accuracy, "{:.2f}"), "accuracy, ours": ours(r, "accuracy"),
                           "F1, paper": number(r.paper_f1, "{:.2f}"), "F1, ours": ours(r, "f1"), "runs": r.state,
                           "parameters (M), paper": number(r.paper_parameters, "{:.2f}"), "parameters (M), ours": f"{r.parameters / 1e6:.2f}",
-                          "multiply-adds (10\u2079)": f"{r.multiply_adds / 1e9:.2f}", "training, ms a knee": number(r.train_ms, "{:.1f}"),
+                          "multiply-adds (10\u2079)": f"{r.multiply_adds / 1e9:.2f}", "training here, ms a knee": number(r.train_ms, "{:.1f}"),
                           "one knee, ms": number(r.latency_ms, "{:.0f}") or "not measured", "peak memory, GiB": number(r.peak_gib, "{:.1f}") or "not measured",
                           "why the size differs": r.note} for r in table.itertuples() for r in [table.loc[r.Index]]])
 

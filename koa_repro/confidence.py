@@ -215,55 +215,51 @@ def draw_reliability(
     ax,
     runs: Mapping[str, Mapping[int, Predictions]], # row -> seed -> predictions
     of: str = "called", # the called grade's probability, or "KL-2"'s
-    names: Sequence[str] = ("ce", "hybrid"),
-    n: int = 1000, # resamples
 ):
     "Reliability diagram in ten bins of equally many knees, mean over the trainings, with 95% intervals over participants."
     ends = (.5, 1) if of == "called" else (0, 1)
     ax.plot(ends, ends, color="0.6", ls="--", lw=.8)
-    for name, marker in zip((x for x in names if x in runs), "os"):
+    for name, marker in zip((x for x in LOSS_NAMES if x in runs), "os"):
         p = joined(runs[name])
         pairs = list(zip(p.probability.max(2), p.right) if of == "called" else ((score, p.positive) for score in p.score))
         shown = lambda w: np.mean([binned(w, c, r, equal_mass(c))[1:3] for c, r in pairs], 0)
         (x,), (y,) = shown(np.ones((1, len(p.label))))
-        low, high = np.nanpercentile(np.concatenate([shown(w)[1] for w in draws(p.participant, n).weights()]), (2.5, 97.5), axis=0)
+        low, high = np.nanpercentile(np.concatenate([shown(w)[1] for w in draws(p.participant, 1000).weights()]), (2.5, 97.5), axis=0)
         ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt=marker + "-", ms=3, lw=1, elinewidth=.7, color=COLORS[name], label=ROWS[name])
     ax.set(xlabel="called with probability" if of == "called" else "probability of KL-2", ylabel="called rightly" if of == "called" else "are KL-2")
 
 def draw_risk(
     ax,
     runs: Mapping[str, Mapping[int, Predictions]],
-    names: Sequence[str] = ("ce", "hybrid"),
 ):
     "Share of wrong calls among the knees that are kept, by the share kept; every training a line, the mean area in the legend."
-    for name in (x for x in names if x in runs):
+    for name in (x for x in LOSS_NAMES if x in runs):
         p, coverage = joined(runs[name]), np.arange(1, len(runs[name][min(runs[name])].label) + 1)
         area = confidence_measure(p, "aurc")(np.ones((1, len(p.label)))).mean()
         for s, (c, right) in enumerate(zip(p.probability.max(2), p.right)):
             wrong = (~right)[np.argsort(-c, kind="stable")].cumsum()
             keep = coverage >= max(len(right) // 20, 1)  # of fewer knees, one more or less is all
-            ax.plot(100 * (coverage / len(right))[keep], 100 * (wrong / coverage)[keep], color=COLORS[name], lw=1, label=f"area {100 * area:.1f}" if s == 0 else None)
+            ax.plot(100 * (coverage / len(right))[keep], 100 * (wrong / coverage)[keep], color=COLORS[name], lw=1, label=f"{ROWS[name]}, area {100 * area:.1f}" if s == 0 else None)
     ax.set(xlabel="knees kept (%)", ylabel="wrong calls (%)", xlim=(0, 100)); ax.set_ylim(bottom=0)
-    if any(x in runs for x in names): ax.legend(loc="upper left", fontsize=7)
+    if any(x in runs for x in LOSS_NAMES): ax.legend(loc="upper left", fontsize=6)
 
-def draw_spread(ax, runs: Mapping[str, Mapping[int, Predictions]], names: Sequence[str] = ("ce", "hybrid")):
+def draw_spread(ax, runs: Mapping[str, Mapping[int, Predictions]]):
     "How many knees are called with which probability, all trainings together."
-    for name in (x for x in names if x in runs):
+    for name in (x for x in LOSS_NAMES if x in runs):
         called = joined(runs[name]).probability.max(2).ravel()
         ax.hist(called, bins=np.linspace(.5, 1, 26), weights=np.full(len(called), 100 / len(called)), histtype="step", color=COLORS[name], lw=1.2)
         ax.plot([], [], color=COLORS[name], lw=1.2, label=ROWS[name])
-    if any(x in runs for x in names): ax.legend(loc="upper left", fontsize=7)
+    if any(x in runs for x in LOSS_NAMES): ax.legend(loc="upper left", fontsize=7)
     ax.set(xlabel="called with probability", ylabel="knees (%)", xlim=(.5, 1))
 
 # %% ../nbs/23_fig5_confidence.ipynb #c4f10045
 def draw_measures(
-    axes, # one a measure
+    axes, # three, one a measure
     table: pd.DataFrame, # with the columns of `with_force` and `correction`
-    measures: Sequence[str] = ("ece", "brier", "own_above"),
 ):
     "Every row's measure with 95% interval: filled raw, hollow prior-corrected."
     names, said = list(table.row.unique()), row_names(table)
-    for ax, m in zip(axes, measures):
+    for ax, m in zip(axes, ("ece", "brier", "own_above")):
         for c, shift, face in zip(CORRECTIONS, (-.16, .16), (None, "white")):
             part = table[(table.measure == m) & (table.correction == c)].set_index("row").loc[names]
             for y, (row, r) in enumerate(part.iterrows()):
@@ -308,9 +304,9 @@ def draw_targets(
             for k in range(2): axes[k].plot(run.history.epoch, run.history[f"val_c_{k}"], color=color, ls=style, **thin)
         if done[name]: axes[0].plot([], [], color=color, ls=style, label=textwrap.fill(names[name], 40))
     for run in done["hybrid"]:
-        axes[2].plot(run.history.epoch, run.history.c_medium, color="k", **thin)
-        for k, style in enumerate((":", "--")): axes[2].plot(run.history.epoch, run.history[f"target_{k}"], color=COLORS[f"KL{grades[k]}"], ls=style, **thin)
-    for color, style, label in (("k", "-", "confidence in M"), *((COLORS[f"KL{g}"], s, f"target of KL-{g}") for g, s in zip(grades, (":", "--")))):
+        axes[2].plot(run.history.epoch, run.history.c_medium, color=COLORS["hybrid"], **thin)
+        for k, style in enumerate((":", "--")): axes[2].plot(run.history.epoch, run.history[f"target_{k}"], color="0.3", ls=style, **thin)
+    for color, style, label in ((COLORS["hybrid"], "-", "confidence in M"), *(("0.3", s, f"target of KL-{g}") for g, s in zip(grades, (":", "--")))):
         axes[2].plot([], [], color=color, ls=style, label=label)
     for ax, name in zip(axes, (f"$c_k$ of KL-{grades[0]}", f"$c_k$ of KL-{grades[1]}", "M and its target, hybrid")):
         ax.axhline(.5, color="0.6", ls=":", lw=.8); ax.set(title=name, xlabel="epoch", ylim=(0, 1)); ax.xaxis.get_major_locator().set_params(integer=True)

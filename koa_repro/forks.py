@@ -50,10 +50,10 @@ FORKS = {
 def pushes(
     loss: HybridLoss,
     c_k: Sequence[float] = (.8, .8), # what the loss has observed
-    n: int = 20, # knees of each grade
     power: float = 2., # how the confidences fall from 0.98 to 0.30: late above 1, early below
 ) -> pd.DataFrame: # one line a knee: grade, set (0 high, 1 medium, 2 low), confidence, right, push
-    "What a loss asks of every knee of one batch: minus the slope along the margin."
+    "What a loss asks of every knee of one batch, twenty of each grade: minus the slope along the margin."
+    n = 20
     c = (.98 - .68 * (torch.arange(n, dtype=torch.float64) / (n - 1)) ** power).repeat(2)
     labels = torch.arange(2).repeat_interleave(n)
     margin = c.logit().requires_grad_()
@@ -107,7 +107,7 @@ def show_forks(
     out = pd.DataFrame({MEASURES[m]: t.apply(cell, axis=1) for m, t in parts.items()})
     for m, t in parts.items(): out[f"{MEASURES[m]}, minus base"] = t.apply(cell, axis=1, start="minus_base_", sign="+")
     out["p (Holm), accuracy"] = [f"{p:.3f}" if np.isfinite(p) else "" for p in parts["accuracy"].p_holm]
-    return out.assign(trainings=parts["accuracy"].runs_done.astype(str) + " of " + parts["accuracy"].runs_wanted.astype(str)).rename_axis("")
+    return out.assign(**{"seeds in the differences": parts["accuracy"].shared}, trainings=parts["accuracy"].runs_done.astype(str) + " of " + parts["accuracy"].runs_wanted.astype(str)).rename_axis("")
 
 # %% ../nbs/43_forks.ipynb #c4f30015
 def draw_forks(
@@ -123,7 +123,10 @@ def draw_forks(
             x, low, high = (100 * r[f"minus_base_{c}"] for c in ("estimate", "low", "high"))
             if np.isnan(x): ax.text(.5, y, "not run", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7, color="0.4", bbox=dict(fc="white", ec="none", pad=1)); continue
             ax.errorbar(x, y, xerr=[[x - low], [high - x]], fmt="D", ms=4, color="k", mfc="k" if r.shared > 1 else "white", capsize=2, lw=1)
-        end = max(abs(v) for v in (*ax.get_xlim(), 1)) if part.minus_base_estimate.notna().any() else 1
+        ends = 100 * part[["minus_base_low", "minus_base_high"]].abs()
+        end = 1.1 * np.nanmax([1, *ends.to_numpy().ravel()])
+        near = max(1, 2 * np.nanmedian(ends.max(axis=1))) if ends.notna().any(axis=None) else 1
+        if end > 2 * near: ax.set_xscale("symlog", linthresh=near); ax.set_xticks([-round(end), -round(near), 0, round(near), round(end)], labels=None); ax.xaxis.set_major_formatter("{x:.0f}"); ax.xaxis.set_minor_locator(plt.NullLocator())
         ax.axvspan(*((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=.08, lw=0)
         ax.axvline(0, color="0.6", lw=.8)
         ax.set(xlim=(-end, end), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=f"{MEASURES[m]}\nminus base, x 100")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LAST', 'JOINT', 'HALF', 'CHOSEN', 'COARSE', 'READINGS', 'MAIN', 'CONTROLS', 'ANEW', 'shown_networks', 'last_map',
-           'class_cams', 'heat', 'map_places', 'on_roi', 'band_share', 'patch_share', 'ceiling', 'drawn_knees',
-           'coarse', 'picture_frame', 'half_of', 'cam_frames', 'rank_of', 'looked_at', 'preference', 'preferences',
-           'cam_table', 'show_cam', 'reading_table', 'cam_claims', 'draw_cams']
+           'class_cams', 'heat', 'map_places', 'map_shape', 'on_roi', 'band_share', 'patch_share', 'ceiling',
+           'ceilings', 'drawn_knees', 'coarse', 'picture_frame', 'half_of', 'cam_frames', 'rank_of', 'looked_at',
+           'preference', 'preferences', 'cam_table', 'show_cam', 'reading_table', 'cam_claims', 'draw_cams']
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a04
 import textwrap
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from .claims import claim, verdict
+from .claims import claim, lone, verdict
 from .comparison import comparison_specs, label, network_of, others, rows_here
 from .data import KneeSet
 from .explain import PATCHES, draw_class_map
@@ -29,7 +29,7 @@ from .house import PAGE, use_style, save_figure, save_table
 from .runs import Run, RunSpec, Study, derived_together, study_knees
 from .specs import build_network
 from .stats import Interval, bootstrap_interval, draws, holm_intervals, mean_difference
-from .views import COLUMNS, PATCH, ROI, ROWS, VIEWS, view_of
+from .views import COLUMNS, PATCH, ROI, ROWS, VIEWS, blank, view_of
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a07
 LAST = dict(siamese="blocks.3", densenet="net.class_layers.relu", resnet="net.layer4", vgg="blocks.4.0", # kind of network -> its last convolutional map
@@ -90,6 +90,15 @@ def map_places(
         start, field, step = start + ((k - 1) / 2 - pad) * step, field + (k - 1) * step, step * stride
     return start, step, field
 
+def map_shape(model: nn.Module, layer: str, pixels: int = PATCH) -> tuple[int, int]:
+    "Rows and columns of the map that a module makes."
+    seen = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _, i, o: seen.append(tuple(o.shape[2:])))
+    try:
+        with torch.no_grad(): model(*blank(view_of(model), pixels))
+    finally: hook.remove()
+    return seen[0]
+
 def on_roi(
     maps: Tensor, # (W, B, h, w), one a window
     view: str, # one of `VIEWS`
@@ -138,6 +147,11 @@ def ceiling(
     eye = torch.eye(shape[0])[:, :, None].expand(-1, -1, shape[1])
     each, even = (band_share(on_roi(m.expand(len(VIEWS[view]), -1, -1, -1), view, places)) for m in (eye, torch.ones(1, *shape)))
     return float(np.nanmax(each) / even[0])
+
+def ceilings(model: nn.Module, layer: str, pixels: int = PATCH) -> dict[str, float]: # stretched, looking
+    "The ceiling of a network's map in both ways of putting it back."
+    view, shape = view_of(model), map_shape(model, layer, pixels)
+    return dict(stretched=ceiling(view, shape), looking=ceiling(view, shape, map_places(model, layer, pixels)))
 
 # %% ../nbs/28_fig4_gradcam.ipynb #28ca0a25
 COARSE = 3 # pixels of the region of interest, along each side, in one of a kept map
@@ -247,19 +261,20 @@ def cam_table(
     seen: Mapping[str, Sequence[tuple | None]],
     levels: Mapping[tuple, Interval], apart: Mapping[tuple, Interval], # from `preferences`
 ) -> pd.DataFrame: # one line a network
-    "Preference with interval; share of the map inside the patches; empty maps; Ours less it with Holm's interval; the controls."
-    holm = holm_intervals({row: i for (row, reading), i in apart.items() if reading == MAIN})
+    "Preference with interval, and the largest that such a map could show; share of the map inside the patches; empty maps; Ours less it with Holm's interval; the controls."
+    holm = holm_intervals({row: i for (row, reading), i in apart.items() if reading == MAIN}, len(rows) - 1)
     ends = lambda name, i: {f"{name}{end}": x for end, x in zip(("", "_low", "_high"), (i.estimate, i.low, i.high))}
     lines = []
     for row, s in seen.items():
         line, own = dict(row=row, map=last_map(network_of(row)), runs_done=sum(t is not None for t in s), runs_wanted=len(s)), [t[0] for t in s if t is not None]
         if own:
             mean = lambda c: np.mean([np.nanmean(x[c]) for x in own])
-            line |= dict(patches=mean("patches"), empty_maps=np.mean([x[MAIN].isna().mean() for x in own]), **ends("preference", levels[row, MAIN]),
+            run = next(r for r in rows[row] if r)
+            line |= dict(ceiling=ceilings(build_network(run.spec).eval(), last_map(run.spec.network), run.spec.recipe.pixels)["stretched"], patches=mean("patches"), empty_maps=np.mean([x[MAIN].isna().mean() for x in own]), **ends("preference", levels[row, MAIN]),
                          **ends("untrained", _control(rows[row], own, "untrained", PATCH / (2 * CHOSEN))), **ends("rank", _control(rows[row], own, "rank")))
         lines.append(line | (ends("difference", holm[row]) | dict(p_holm=holm[row].p, seeds_both=holm[row].seeds) if row in holm else {}))
     columns = [f"{c}{e}" for c in ("preference", "difference", "untrained", "rank") for e in ("", "_low", "_high")]
-    return pd.DataFrame(lines).reindex(columns=["row", "map", "runs_done", "runs_wanted", *columns[:6], "p_holm", "seeds_both", *columns[6:], "patches", "empty_maps"])
+    return pd.DataFrame(lines).reindex(columns=["row", "map", "runs_done", "runs_wanted", *columns[:6], "p_holm", "seeds_both", *columns[6:], "ceiling", "patches", "empty_maps"])
 
 def _control(runs, own, column, unit=1.) -> Interval:
     "A control's mean in a unit, over the knees that were looked at untrained and all trainings."
@@ -270,7 +285,7 @@ def _control(runs, own, column, unit=1.) -> Interval:
 def show_cam(table: pd.DataFrame) -> pd.DataFrame:
     "The table to be read; a network without a run says so."
     cell = lambda r, c, form="{:.2f}": f"{form} [{form}, {form}]".format(r[c], r[f"{c}_low"], r[f"{c}_high"]) if pd.notna(r[c]) else ""
-    return pd.DataFrame([{"network": label(r.row), "runs": f"{r.runs_done} of {r.runs_wanted}", "preference": cell(r, "preference") or "not run",
+    return pd.DataFrame([{"network": label(r.row), "runs": f"{r.runs_done} of {r.runs_wanted}", "preference": cell(r, "preference") or "not run", "largest possible": f"{r.ceiling:.2f}" if r.runs_done else "",
                           "Ours less it (Holm)": cell(r, "difference", "{:+.2f}"), "seeds in both": f"{r.seeds_both:.0f}" if pd.notna(r.seeds_both) else "", "with new weights": cell(r, "untrained"), "rank correlation of both maps": cell(r, "rank"),
                           "inside the patches": f"{r.patches:.0%}" if r.runs_done else "", "empty maps": f"{r.empty_maps:.1%}" if r.runs_done else ""}
                          for _, r in table.iterrows()])
@@ -293,7 +308,8 @@ def cam_claims(
     found, six = holm_intervals({row: i for (row, reading), i in apart.items() if reading == MAIN}), len(shown_networks()) - 1
     open_ = "not decided" if study.verdict else "no verdict"
     least = min(found, key=lambda row: found[row].low, default=None)
-    says = f"{len(found)} of {six} run" + (f"; {sum(i.low > 0 for i in found.values())} lower ends above 0; the least {found[least].low:+.2f} ({label(least)})" if found else "")
+    alone = len(lone(found))
+    says = f"{len(found)} of {six} run" + (f", {alone} of them with one training in both" if alone else "") + (f"; {sum(i.low > 0 for i in found.values())} lower ends above 0; the least {found[least].low:+.2f} ({label(least)})" if found else "")
     return pd.DataFrame([dict(id="C07", claim=claim("C07").claim, holds_when=claim("C07").holds_when, ours=says,
                               verdict=verdict("C07", found, allowed=study.verdict) if len(found) == six else open_)])
 
@@ -312,7 +328,7 @@ def draw_cams(
         column[0].set_title(textwrap.fill(label(row), 12), fontsize=8)
         for ax, (_, line) in zip(column, lines.iterrows()): _panel(ax, line, t, knees)
     for ax, (_, line) in zip(axes[:, 0], lines.iterrows()): ax.set_ylabel(f"mean,\nKL-{line.kl}" if line["name"] == "mean" else f"a knee,\nKL-{line.kl}", fontsize=8)
-    fig.suptitle(textwrap.fill(f"Fig. 4, Grad-CAM: {title}", 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"Fig. 4, Grad-CAM: {title}. " + ("Outline: a mean synthetic knee; lateral" if knees is None else "Lateral") + " on the left", 100), fontsize=8)
     return fig
 
 def _panel(ax, line, looked, knees):

@@ -114,5 +114,5 @@ def save_table(
 ) -> Path: # the CSV
     "Save a tidy table as CSV with its provenance beside it."
     path = writable(out) / f"{name}.csv"
-    table.to_csv(path, index=False, float_format="%.6g"); _beside(path, facts)
+    table.to_csv(path, index=False, float_format="%.9g"); _beside(path, facts)
     return path

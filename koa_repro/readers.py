@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODEL', 'BESIDE', 'RATES', 'PREVALENCES', 'MARGIN', 'printed_rates', 'simulated', 'owned', 'find_panel', 'on_knees',
            'study_mix', 'ReaderStudy', 'reader_study', 'say_ends', 'rate', 'rate_table', 'accuracy_note', 'show_rates',
-           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'say_p', 'show_pairs',
-           'table7', 'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table',
-           'label_confidence', 'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
+           'predictive_ends', 'predictive', 'predictive_table', 'Pair', 'pair', 'pair_table', 'show_pairs', 'table7',
+           'show_table7', 'panel_table', 'dependence_table', 'printed_power', 'size_table', 'label_confidence',
+           'alike_table', 'draw_confidence', 'confidence_gap', 'reader_claims']
 
 # %% ../nbs/26_table7_readers.ipynb #db2e7343
 import os, textwrap
@@ -22,13 +22,14 @@ from scipy.special import expit, logit
 
 from .ablation import aligned, rows_of
 from .claims import claim, paper_numbers, together, verdict
+from .confidence import grade_difference
 from .house import COLORS, PAGE, use_style, save_figure, save_table
 from .hybrid import LOSS_NAMES, hybrid_specs
 from .readings import Panel, draw_study, knee_names, phantom_panel, read_oai, read_readings, reading_sheet, simulate_readers
 from .roc import widened
 from .runs import Study, study_frame, study_knees
 from .stats import (Interval, Predictions, bootstrap_interval, cohen_kappa, draws, fleiss_kappa, kappa_of, krippendorff_alpha, mcnemar,
-                             mcnemar_power, measure, noninferiority, paired_difference, spearman_of, study_size, wasserstein_of, wilson)
+                             mcnemar_power, measure, noninferiority, say_p, spearman_of, study_size, wasserstein_of, wilson)
 
 # %% ../nbs/26_table7_readers.ipynb #f95fd0f2
 def printed_rates() -> pd.DataFrame: # row -> accuracy, sensitivity, specificity (shares), kappa, p
@@ -44,7 +45,7 @@ def simulated(
 ) -> Panel:
     "SIMULATED readers at the printed rates of the three radiologists."
     panel = simulate_readers(knees, printed_rates().drop("Model"), confidence, dependence, seed)
-    return replace(panel, says=panel.says.replace("stated rates", "the printed rates"))
+    return replace(panel, says=panel.says.replace("stated rates", "the printed rates").replace("the network's doubt", f"the doubt of {MODEL}"))
 
 def owned(panel: Panel) -> Panel:
     "Readings of a file as they are, or, where any reader bears the name of a simulated one, as SIMULATED: they decide nothing."
@@ -229,11 +230,9 @@ def pair_table(pairs: Sequence[Pair]) -> pd.DataFrame: # one line a pair and tra
                               not_inferior=p.difference.shown) for p in pairs for i, t in enumerate(p.tests)],
                         columns=["a", "b", "knees", "training", "kappa", "kappa_low", "kappa_high", "both_right", "only_a", "only_b", "neither", "p", *_ends("difference", None), "p_inferior", "not_inferior"])
 
-def say_p(p: float) -> str: return "under 0.001" if p < .001 else f"{p:.3f}"
-
 def show_pairs(table: pd.DataFrame) -> pd.DataFrame:
     "The pairs for reading."
-    return pd.DataFrame([{"a": r.a, "b": r.b, "kappa": say_ends(r.kappa, r.kappa_low, r.kappa_high),
+    return pd.DataFrame([{"a": r.a, "b": r.b, "training": r.training + 1, "kappa": say_ends(r.kappa, r.kappa_low, r.kappa_high),
                           "both right": r.both_right, "only a": r.only_a, "only b": r.only_b, "neither": r.neither, "McNemar p": say_p(r.p), "a - b, points": f"{r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]",
                           f"not inferior by {100 * MARGIN:.0f} points": "shown" if r.not_inferior else "not shown"} for r in table.itertuples()])
 
@@ -391,12 +390,7 @@ def confidence_gap(
     correct: bool = False, # of the knees called rightly only
 ) -> Interval:
     "Mean c_s of KL-2 minus mean c_s of KL-0."
-    def mean(grade):
-        on = (run.kl == grade) & (run.right if correct else True)
-        def of(w):
-            with np.errstate(divide="ignore", invalid="ignore"): return w @ (run.confidence * on).T / (w @ on.T.astype(float) if on.ndim == 2 else (w @ on)[:, None])
-        return of
-    return paired_difference(mean(2), mean(0), clusters=run.participant)
+    return bootstrap_interval(grade_difference(run, correct), clusters=run.participant)
 
 # %% ../nbs/26_table7_readers.ipynb #36ba7c26
 def reader_claims(

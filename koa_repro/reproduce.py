@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'ABOUT_PHANTOM', 'reproduction_notebooks', 'title_of', 'check_parameters', 'NotebookFailed', 'execute',
-           'carry_outputs', 'refresh', 'read_result', 'with_interval', 'summary', 'hybrid_lines', 'write_report',
-           'reproduce', 'keep_results', 'readme', 'main']
+           'carry_outputs', 'refresh', 'made_of', 'read_result', 'with_interval', 'summary', 'hybrid_lines',
+           'write_report', 'reproduce', 'check_kept', 'keep_results', 'readme', 'main']
 
 # %% ../nbs/19_reproduce.ipynb #f6fe5cd1
 import argparse, base64, html, io, json, os, re, shutil, sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -17,6 +17,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 
 from .claims import paper_numbers
+from .comparison import label
 from .hybrid import LOSS_NAMES
 from .house import provenance, repository, writable
 from .runs import PROFILES, Run, Study, keep_reference, read_spec
@@ -104,18 +105,30 @@ def _lighter(output):
 def refresh(
     prefix: str = "", # only notebooks whose name begins so
 ):
-    "Execute the library's own notebooks and the index, and put their outputs back."
+    "Execute the library's own notebooks and the index, and put their outputs back. Raises `ValueError` where the prefix fits none of them."
     import tempfile
-    for notebook in sorted((repository() / "nbs").glob(f"{prefix or '[01i]'}*.ipynb")):
+    own = [n for n in sorted((repository() / "nbs").glob("*.ipynb")) if n not in reproduction_notebooks() and n.name.startswith(prefix)]
+    if not own: raise ValueError(f"{prefix!r} fits no notebook of the library: choose the beginning of a name from 00 to 19, or index.")
+    for notebook in own:
         with tempfile.TemporaryDirectory() as folder: carry_outputs(execute(notebook, Path(folder)), notebook)
 
 # %% ../nbs/19_reproduce.ipynb #2d43e059
+def made_of(
+    file: Path, # a table or figure
+    study: Study,
+    since: str, # as `provenance` writes a time
+) -> bool:
+    "Whether it was made of this study, then or later: a folder may hold what another study, or code as it was, left there."
+    facts = json.loads(file.with_name(file.name + ".json").read_text())
+    return facts.get("study", "").endswith(study.says) and facts["time"] >= since
+
 def read_result(
     name: str, # without .csv
     folder: Path, # of tables and figures
-) -> tuple[pd.DataFrame, str]: # the table, without lines where it was not made; the study that it is of
+    counts: Callable[[Path], bool] = Path.exists, # whether a file is to be read
+) -> tuple[pd.DataFrame, str]: # the table, without lines where there is none; the study that it is of
     file = folder / f"{name}.csv"
-    if not file.exists(): return pd.DataFrame(columns=["row"]), ""
+    if not file.exists() or not counts(file): return pd.DataFrame(columns=["row"]), ""
     return pd.read_csv(file), json.loads(file.with_name(file.name + ".json").read_text())["study"]
 
 def with_interval(
@@ -131,7 +144,12 @@ def with_interval(
 def _line(what, paper, ours, runs, study) -> dict:
     return dict(what=what, paper="" if pd.isna(paper) else f"{paper:.2f}", ours=ours, runs=str(runs), study=study)
 
-def _lines(title, result, done, tell, name=lambda r: r["row"]) -> list[dict]:
+def _told(row: str) -> str:
+    "A row's name with its loss spelt out."
+    for loss, name in LOSS_NAMES.items(): row = row.removesuffix(f", {loss}") + f", {name}" * row.endswith(f", {loss}")
+    return label(row)
+
+def _lines(title, result, done, tell, name=lambda r: _told(r["row"])) -> list[dict]:
     "A line for each row that was run (`done`), told as (paper's number, ours, runs), and one that names the others."
     table, study = result
     if table.empty: return []
@@ -146,9 +164,10 @@ def _runs(row) -> str: return f"{row.runs_done} of {row.runs_wanted}"
 # %% ../nbs/19_reproduce.ipynb #3ce392de
 def summary(
     folder: Path, # of tables and figures
+    counts: Callable[[Path], bool] = Path.exists, # whether a file is to be read
 ) -> pd.DataFrame: # what, paper, ours, runs, study: text, a line a row of the paper's tables
     "The paper's numbers beside those that an execution made; tables that are not there are left out."
-    read = lambda name: read_result(name, folder)
+    read = lambda name: read_result(name, folder, counts)
     lines = _lines("Table III", read("table3_pooling"), "runs_done > 0", lambda r: (r.paper, with_interval(r, "accuracy"), _runs(r)))
     lines += _lines("Table IV", read("table4_comparators"), "runs_done > 0", lambda r: (r.paper_accuracy, with_interval(r, "accuracy"), _runs(r)))
     lines += _lines("Table V", read("table5_hyperparameters"), "triples_done > 0", lambda r: (r.paper, with_interval(r, "test"), f"{r.triples_done} of {r.triples_wanted} weightings, {r.seeds:.0f} seeds"),
@@ -156,7 +175,7 @@ def summary(
     lines += hybrid_lines(*read("table6_hybrid")) + _reader_lines(*read("table7_readers"))
     lines += _lines("Fig. 4, Grad-CAM's preference for the joint (1: none)", read("fig4_gradcam"), "runs_done > 0", lambda r: (np.nan, with_interval(r, "preference"), _runs(r)))
     lines += _confidence_lines(*read("fig5_confidence")) + _feature_lines(*read("fig6_features"))
-    lines += _lines("Fig. 8, AUC", read("fig8_roc"), "runs_done > 0", lambda r: (r.paper, with_interval(r, "auc"), _runs(r)), lambda r: f"{r.task}, {r['row']}")
+    lines += _lines("Fig. 8, AUC", read("fig8_roc"), "runs_done > 0", lambda r: (r.paper, with_interval(r, "auc"), _runs(r)), lambda r: f"{r.task}, {_told(r['row'])}")
     return pd.DataFrame(lines, columns=["what", "paper", "ours", "runs", "study"])
 
 def hybrid_lines(
@@ -167,17 +186,19 @@ def hybrid_lines(
     if table.empty: return []
     table = table[table.weights == "best"]
     parts = (("ce", "cross-entropy", "runs_ce"), ("hybrid", "hybrid loss", "runs_hybrid"), ("difference", "hybrid minus cross-entropy", "runs_done"))
-    lines = [_line(f"Table VI, {r['row']}, {label}", r[f"paper_{name}"], with_interval(r, name), f"{r[runs]} of {r.runs_wanted}", study)
-             for r in _each(table) for name, label, runs in parts if r[runs]]
-    left = "; ".join(table[table.runs_ce + table.runs_hybrid == 0].row)
+    lines = [_line(f"Table VI, {_told(r['row'])}, {name_of}", r[f"paper_{name}"], with_interval(r, name), f"{r[runs]} of {r.runs_wanted}", study)
+             for r in _each(table) for name, name_of, runs in parts if r[runs]]
+    left = "; ".join(map(_told, table[table.runs_ce + table.runs_hybrid == 0].row))
     return lines + ([_line(f"Table VI: {left}", np.nan, "not run", 0, study)] if left else [])
 
 # %% ../nbs/19_reproduce.ipynb #6e50c922
 def _reader_lines(table, study) -> list[dict]:
     if table.empty: return []
     model, names = paper_numbers("VII").query("row == 'Model'").set_index("column").value.astype(float), ("accuracy", "sensitivity", "specificity")
-    lines = [_line(f"Table VII, {r['row']}, {name} on {r.knees} knees", model[name] if r["row"] == "Ours, hybrid" else np.nan, with_interval(r, name), r.trainings, study)
-             for r in _each(table[table.row.str.startswith("Ours")]) for name in names]
+    ours = table[table.row.str.startswith("Ours")]
+    lines = [_line(f"Table VII, {_told(r['row'])}, {name} on {r.knees} knees", model[name] if r["row"] == "Ours, hybrid" else np.nan, with_interval(r, name), r.trainings, study)
+             for r in _each(ours[ours.trainings > 0]) for name in names]
+    if left := "; ".join(map(_told, ours[ours.trainings == 0].row)): lines.append(_line(f"Table VII: {left}", np.nan, "not run", 0, study))
     return lines + ([_line("Table VII: the readers", np.nan, "no readings here; simulated ones are shown in the notebook", "", study)] if "SIMULATED" in study else [])
 
 def _confidence_lines(table, study) -> list[dict]:
@@ -188,8 +209,8 @@ def _confidence_lines(table, study) -> list[dict]:
 
 def _feature_lines(table, study) -> list[dict]:
     if table.empty: return []
-    told = dict(silhouette="silhouette of the features", knn="accuracy of 15 neighbours")
-    return [_line(f"Fig. 6, {r.network}, {LOSS_NAMES[r.loss]}, {told[r.measure]}", np.nan, with_interval(r), _runs(r), study)
+    told = dict(silhouette=("silhouette of the features", 1), knn=("accuracy of 15 neighbours, %", 100))
+    return [_line(f"Fig. 6, {r.network}, {LOSS_NAMES[r.loss]}, {told[r.measure][0]}", np.nan, with_interval(r, scale=told[r.measure][1]), _runs(r), study)
             for r in _each(table[table.measure.isin(list(told)) & table.loss.isin(list(LOSS_NAMES)) & (table.runs_done > 0)])]
 
 # %% ../nbs/19_reproduce.ipynb #432bb529
@@ -201,6 +222,7 @@ img{{max-width:100%}} table{{border-collapse:collapse;font-size:14px}} td,th{{te
 def write_report(
     copies: Sequence[Path], # executed notebooks
     study: Study,
+    since: str, # when the first of them was begun, as `provenance` writes a time
 ) -> Path: # the page to open
     "One HTML page an executed notebook, and an index with their questions, figures and numbers."
     from nbconvert import HTMLExporter
@@ -215,9 +237,8 @@ def write_report(
         title, question = title_of(copy)
         picture = f'<img src="../{copy.stem.split("_", 1)[1]}.png" alt="">' if (study.target / f"{copy.stem.split('_', 1)[1]}.png").exists() else ""
         parts.append(f'<article><h2><a href="{copy.stem}.html">{html.escape(title)}</a></h2><p>{html.escape(question)}</p>{picture}</article>')
-    lines = summary(study.target)
-    mine = lines[lines.study.str.endswith(study.says)].drop(columns="study")  # not what another study left there
-    beside = "<h2>The paper beside ours</h2>" + mine.to_html(index=False, border=0) if len(mine) else ""
+    lines = summary(study.target, lambda file: made_of(file, study, since)).drop(columns="study")
+    beside = "<h2>The paper beside ours</h2>" + lines.to_html(index=False, border=0) if len(lines) else ""
     (folder / "index.html").write_text(PAGE.format(says=html.escape(study.says), body="".join(parts) + beside))
     return folder / "index.html"
 
@@ -225,9 +246,9 @@ def write_report(
 def reproduce(
     study: Study, # the five parameters, checked
     only: str = "", # execute only notebooks whose name begins so
-) -> tuple[Path, list[Path]]: # the report's first page, the executed copies
+) -> tuple[Path, list[Path], str]: # the report's first page, the executed copies, when it was begun
     "Execute the reproduction notebooks and write the report. Raises `ValueError` where `only` fits none."
-    folder = study.target / "executed"
+    folder, since = study.target / "executed", provenance()["time"]
     folder.mkdir(parents=True, exist_ok=True)
     parameters = dict(profile=study.profile, data=_absolute(study.data), seeds=study.seeds, store=str(study.runs), out=str(study.target))
     copies, notebooks = [], [n for n in reproduction_notebooks() if n.name.startswith(only)]
@@ -235,25 +256,31 @@ def reproduce(
     for i, notebook in enumerate(notebooks, 1):
         print(f"[{i}/{len(notebooks)}] {title_of(notebook)[0]}", flush=True)
         copies.append(execute(notebook, folder, **parameters))
-    return write_report(copies, study), copies
+    return write_report(copies, study, since), copies, since
 
 def _absolute(data: str) -> str: return data if data in ("phantom", "reference") else str(Path(data).expanduser().resolve())
 
 # %% ../nbs/19_reproduce.ipynb #ab32a795
 ABOUT_PHANTOM = ("44_witness",) # their subject is the phantom itself, so a result on synthetic knees is theirs
 
+def check_kept(study: Study, notebooks: Sequence[Path]):
+    "Raises `ValueError` for a smoke run, for a phantom where others are kept than the notebooks about it, and for code that no commit names."
+    if study.profile == "smoke" or not (study.real or {n.stem for n in notebooks} <= {*ABOUT_PHANTOM}): raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
+    if study.target.resolve() == (repository() / "figures").resolve(): raise ValueError(f"out={study.out!r} is where results are kept: make them in another folder.")
+    if provenance()["changed"]: raise ValueError("koa_repro has changes that are not committed: commit them first, so that what is kept names the code that made it.")
+
 def keep_results(
     study: Study, # its tables name the runs that they were made from
     copies: Sequence[Path], # the executed notebooks
+    since: str, # when the first of them was begun, as `provenance` writes a time
 ):
-    "Carry outputs back, copy tables and figures to `figures/`, and keep the runs as references. Raises `ValueError` for a smoke run, and for a phantom where others are kept than the notebooks about it."
-    if study.profile == "smoke" or not (study.real or {c.stem for c in copies} <= {*ABOUT_PHANTOM}): raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
-    figures, commit = writable(repository() / "figures"), provenance()["commit"]
+    "Carry outputs back, copy tables and figures to `figures/`, and keep the runs as references. Raises as `check_kept` does."
+    check_kept(study, copies)
+    figures = writable(repository() / "figures")
     for origin in study.target.glob("*.json"):
-        made = json.loads(origin.read_text())
-        if not made.get("study", "").endswith(study.says) or made.get("commit") != commit: continue  # left there by another study, or by code as it was
+        if not made_of(origin.with_suffix(""), study, since): continue
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
-        for id in made.get("runs", []):
+        for id in json.loads(origin.read_text()).get("runs", []):
             if study.real and (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))
     for copy in copies:
         if study.real != (copy.stem in ABOUT_PHANTOM): carry_outputs(copy, repository() / "nbs" / copy.name)
@@ -291,8 +318,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if a.refresh is not None: refresh(a.refresh); return 0
         study = Study(a.profile, a.data, a.seeds, a.store, a.out)
-        page, copies = reproduce(study, a.only)
-        if a.carry: keep_results(study, copies)
+        if a.carry: check_kept(study, [n for n in reproduction_notebooks() if n.name.startswith(a.only)])
+        page, copies, since = reproduce(study, a.only)
+        if a.carry: keep_results(study, copies, since)
     except (ValueError, OSError, NotebookFailed) as e:
         print(f"koa-repro: {e}", file=sys.stderr); return 1 if isinstance(e, NotebookFailed) else 2
     print(f"The report: {os.path.relpath(page)}")

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 
 from .ablation import aligned, rows_of, shared_seeds
 from .claims import claim, decide, paper_numbers, together, verdict
+from .comparison import label
 from .data import GRADES, KneeSet
 from .house import COLORS, PAGE, manifests, use_style, save_figure, save_table
 from .hybrid import hybrid_specs
@@ -114,7 +115,7 @@ def auc_table(
 def show_auc(table: pd.DataFrame) -> pd.DataFrame:
     "The table for reading; a row without a run says so."
     cell = lambda r, m: f"{r[m]:.3f} [{r[m + '_low']:.3f}, {r[m + '_high']:.3f}]" if r.runs_done else "not run"
-    return pd.DataFrame([{"task": r.task, "network": r.row, "paper, AUC": "" if np.isnan(r.paper) else f"{r.paper:.2f}", "ours, AUC": cell(r, "auc"),
+    return pd.DataFrame([{"task": r.task, "network": label(r.row), "paper, AUC": "" if np.isnan(r.paper) else f"{r.paper:.2f}", "ours, AUC": cell(r, "auc"),
                           "sensitivity": cell(r, "sensitivity"), "specificity": cell(r, "specificity"), "runs": f"{r.runs_done} of {r.runs_wanted}"}
                          for _, r in table.iterrows()])
 
@@ -134,10 +135,11 @@ def draw_roc(
             style, band = _style(row, i), bands[task, row]
             ax.plot([0, *band.fpr], [0, *band.sensitivity], **style)
             if "label" not in style: continue  # the many of Table IV, without a name: fig8_roc.csv has theirs
-            ax.lines[-1].set_label(f"{row}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]")
-            ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mec="white", mew=.6, color=style["color"], zorder=3)
+            ax.lines[-1].set_label(f"{label(row)}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]" + ", one training" * (r.runs_done == 1))
+            face, edge = ("white", style["color"]) if "attention" in row else (style["color"], "white")
+            ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mfc=face, mec=edge, mew=.8, zorder=3)
             if row in ASKED: ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
-        if part.runs_done.any(): ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (shaded: 95%, pointwise)")
+        if part.runs_done.any(): ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (hollow: channel attention)"); ax.plot([], [], " ", label="shaded: 95%, pointwise")
         else: ax.text(.5, .5, "not run", ha="center", va="center", backgroundcolor="white")
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
         absent = "; ".join([*(r if r == LEAD else NAMED.get(r, r) for r in part.index[part.runs_done == 0]), *([f"{more[task]} more networks"] if more.get(task) else [])])
@@ -161,26 +163,25 @@ def _printed_point() -> tuple[float, float]: # 1 - specificity, sensitivity
 # %% ../nbs/27_fig8_roc.ipynb #14ad96f8
 def couples(
     rows: Mapping[str, Sequence[Run | None]], # of one task
-    first: str = LEAD,
-) -> dict[str, tuple[Predictions, Predictions]]: # other row -> (first, other)
-    "The first row beside each other row, for the trainings whose seeds both have, all on the same knees."
-    shared = {f"{name}/{i}": frames for name in rows if name != first for i, frames in enumerate(shared_seeds(rows, first, name))}
+) -> dict[str, tuple[Predictions, Predictions]]: # other row -> (LEAD, other)
+    "The leading row beside each other row, for the trainings whose seeds both have, all on the same knees."
+    shared = {f"{name}/{i}": frames for name in rows if name != LEAD for i, frames in enumerate(shared_seeds(rows, LEAD, name))}
     found = stack(shared) if shared else {}
     return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name in rows if f"{name}/0" in found}
 
 def auc_differences(
     pairs: Mapping[str, tuple[Predictions, Predictions]], # from `couples`
+    family: int = 0, # differences that the family wants, run or not; as many as there are pairs if 0
     n: int = 10_000, # resamples
-) -> dict[str, Interval]: # other row -> first - other
+) -> dict[str, Interval]: # other row -> LEAD - other
     "Differences of AUC over participants and seeds, with Holm's intervals over the family."
     if not pairs: return {}
     drawn = draws(next(iter(pairs.values()))[0].participant, n)
-    return holm_intervals({name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()})
+    return holm_intervals({name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()}, family)
 
 def delong_table(
     task: str, # one of TASKS
     rows: Mapping[str, Sequence[Run | None]], # of the task
-    first: str = LEAD,
 ) -> pd.DataFrame: # one line a network, or a difference, and seed: what, seed, auc, low, high, p, p_holm (over the differences of a seed)
     "DeLong's intervals of every training's AUC, and his tests of the differences, clustered by participant."
     lines, tests = [], {}
@@ -188,13 +189,13 @@ def delong_table(
         for run, s in zip(filter(None, rows[name]), p.score):
             i = delong_interval(p.positive, s, p.participant)
             lines.append(dict(what=name, seed=run.spec.seed, auc=i.estimate, low=i.low, high=i.high))
-    for name, (a, b) in couples(rows, first).items():
-        seeds = [x.spec.seed for x, y in zip(rows[first], rows[name]) if x and y]
+    for name, (a, b) in couples(rows).items():
+        seeds = [x.spec.seed for x, y in zip(rows[LEAD], rows[name]) if x and y]
         for k, x, y in zip(seeds, a.score, b.score): tests.setdefault(k, {})[name] = delong(a.positive, x, y, a.participant)
     for k, found in tests.items():
         p = np.array([t.p for t in found.values()])  # not a number where neither score has any spread: no test
         for (name, t), q in zip(found.items(), np.where(np.isnan(p), np.nan, holm(np.nan_to_num(p, nan=1)))):
-            lines.append(dict(what=f"{first} - {name}", seed=k, auc=t.difference, low=t.low, high=t.high, p=t.p, p_holm=q))
+            lines.append(dict(what=f"{LEAD} - {name}", seed=k, auc=t.difference, low=t.low, high=t.high, p=t.p, p_holm=q))
     return pd.DataFrame(lines, columns=["what", "seed", "auc", "low", "high", "p", "p_holm"]).assign(task=task)
 
 # %% ../nbs/27_fig8_roc.ipynb #29d4ae70
@@ -238,7 +239,7 @@ def five_grades(
     "What the field reports of five grades, and the share of each grade that is called KL >= 2."
     drawn = draws(p.participant, n)
     found = {"accuracy": bootstrap_interval(p, drawn=drawn), "balanced accuracy": bootstrap_interval(balanced_accuracy(p), drawn=drawn),
-             "quadratic kappa": cohen_kappa(p.probability.argmax(2), p.label, weights="quadratic", grades=range(len(p.grades)), drawn=drawn)}
+             "quadratic kappa": cohen_kappa(p.probability.argmax(2), p.label, p.participant, weights="quadratic", grades=range(len(p.grades)), drawn=drawn)}
     return found | {f"KL-{g} called KL >= 2": share_called(p.score, p.kl == g, p.participant, drawn) for g in p.grades}
 
 # %% ../nbs/27_fig8_roc.ipynb #7ac9e316
@@ -438,8 +439,8 @@ def auc_claim(
     parts = [decide(own, "contains", reference=printed)] if runs else ["not decided"]
     parts += [decide(differences[r], "above") if r in differences else "not decided" for r in rivals]
     words = [f"AUC {own.estimate:.3f} [{own.low:.3f}, {own.high:.3f}] (printed {printed:.2f})"] if runs else ["not run"]
-    words += [f"minus {r}: {differences[r].estimate:+.3f} [{differences[r].low:+.3f}, {differences[r].high:+.3f}]" for r in rivals if r in differences]
-    if absent := [r for r in rivals if r not in differences]: words.append(f"not run beside ours: {len(absent)} of {len(rivals)} networks ({', '.join(absent)})")
+    words += [f"minus {label(r)}: {differences[r].estimate:+.3f} [{differences[r].low:+.3f}, {differences[r].high:+.3f}]" for r in rivals if r in differences]
+    if absent := [r for r in rivals if r not in differences]: words.append(f"not run beside ours: {len(absent)} of {len(rivals)} networks ({', '.join(map(label, absent))})")
     return dict(id=id, claim=claim(id).claim, holds_when=claim(id).holds_when, ours="; ".join(words), verdict=together(parts) if study.verdict else "no verdict")
 
 def severe_claim(study: Study, five: Mapping[str, Interval] | None) -> dict: # of LEAD, from `five_grades`; None where not run

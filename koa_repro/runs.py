@@ -96,7 +96,7 @@ def state_of(
 # %% ../nbs/12_runs.ipynb #2333fda1
 def replicates(run: Run) -> list[Run]:
     "Other runs of the same spec that were kept beside a reference, in the order in which they came."
-    return [Run(run.spec, p) for p in sorted((run.path / "replicates").glob("*"), key=lambda p: int(p.name))]
+    return [Run(run.spec, p) for p in sorted((run.path / "replicates").glob("[0-9]*"), key=lambda p: int(p.name))]
 
 def keep_reference(run: Run) -> Path: # the folder that holds it
     "Copy a run, without its weights, to the references: as the first of its spec, or else as a replicate, unless these very predictions are there."
@@ -185,10 +185,9 @@ def device_name(device: torch.device) -> str:
 def reopen(
     run: Run, # with its weights
     knees: KneeSet, # any knees
-    weights: str = "best", # or "last"
 ) -> tuple[nn.Module, DeviceKnees]:
     "A run's network, in evaluation mode on the processor, and these knees as it sees them."
-    model = run.model(weights)
+    model = run.model()
     return model, DeviceKnees(knees, "cpu", run.spec.recipe.pixels, model.scale, view_of(model))
 
 def derived(
@@ -200,8 +199,8 @@ def derived(
     file = run.path / f"{name}.parquet"
     if not file.exists():
         if not (run.path / "weights.pt").exists(): return None
-        make(run).to_parquet(file.with_suffix(".new"), index=False)
-        os.replace(file.with_suffix(".new"), file)
+        beside = file.with_suffix(f".{os.getpid()}.new")  # another process may be making it, too
+        make(run).to_parquet(beside, index=False); os.replace(beside, file)
     return pd.read_parquet(file)
 
 def derived_together(

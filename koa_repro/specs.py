@@ -39,7 +39,7 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
 # %% ../nbs/11_specs.ipynb #888960b2
 @dataclass(frozen=True)
 class RunSpec:
-    "Everything that decides a result. Equal specs are the same run."
+    "Everything that decides a result. Specs of the same id are the same run."
     knees: str # hash of the knees and of who is in which split, from `knees_id`
     grades: tuple = (0, 2) # the Kellgren-Lawrence grades told apart
     split: str = "official" # the split's name, for the reader; `knees` pins it

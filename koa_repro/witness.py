@@ -90,7 +90,7 @@ def watched(
             look = lambda row: (seen.append(confidence(predict(trainer.model, trainer.train), trainer.train.labels).cpu().numpy()), bar.update())
             fit(trainer, progress=False, note=look)
         unseen = DeviceKnees(fresh(), trainer.device, spec.recipe.pixels, trainer.train.scale)
-        np.savez_compressed(beside := file.with_suffix(".new.npz"), confidence=np.stack(seen), val=predict(trainer.model, trainer.val).cpu(), fresh=predict(trainer.model, unseen).cpu())
+        np.savez_compressed(beside := file.with_suffix(f".{os.getpid()}.new.npz"), confidence=np.stack(seen), val=predict(trainer.model, trainer.val).cpu(), fresh=predict(trainer.model, unseen).cpu())
         os.replace(beside, file)
     with np.load(file) as kept: return dict(kept)
 
@@ -99,10 +99,9 @@ def low_found(
     scores: np.ndarray, # (S, N) confidence of S networks
     label: np.ndarray, # (N,)
     doubtful: np.ndarray, # (N,) bool, in the readers' low set
-    code: int = LOW, # of the network's partition
 ) -> Callable: # weights (b, N) -> (b, S)
     "Share of the network's low set that is in the readers', as a function of the knees' weights."
-    low = np.stack([sets_of(s, label) == code for s in scores]).astype(float)
+    low = np.stack([sets_of(s, label) == LOW for s in scores]).astype(float)
     return lambda w: _share((w * doubtful) @ low.T, w @ low.T)
 
 def _share(part, whole): # NaN where a resample has none of the set; such a resample is left out

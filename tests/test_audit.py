@@ -111,6 +111,8 @@ def test_questions_by_hand():
     assert [ask("range", "T/*/x", value="0.9 1.1"), ask("range", "T/*/x", value="0.7 1.1"), ask("nothing printed", "")] == ["can be", "cannot be", "cannot be decided"]
     with pytest.raises(ValueError, match="No printed number is called 'T/e/x'"): ask("above all", "T/a/x|T/e/x", "T/b/x")
     with pytest.raises(ValueError, match="not known"): ask("beneath", "T/a/x")
+    for bad in (("equal", "T/a/x|T/c/x", "1.0"), ("equal", "T/a/x", "1.0 9.9"), ("range", "T/*/x", "0.9")):
+        with pytest.raises(ValueError, match="give one each"): ask(bad[0], bad[1], value=bad[2])
     with pytest.raises(ValueError): ask("above in pairs", "T/a/x|T/b/x", "T/c/x")
 
 

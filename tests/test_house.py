@@ -1,5 +1,5 @@
 """What is committed is whole: README, notebooks, manifests, imports."""
-import re, subprocess, sys
+import json, re, subprocess, sys
 import nbformat, pandas as pd, pytest
 
 from koa_repro.house import manifests, repository
@@ -39,3 +39,11 @@ def test_manifest_holds_the_published_counts():
 def test_claims_are_whole():
     claims = pd.read_csv(manifests() / "claims.csv")
     assert claims.id.tolist() == [f"C{i:02d}" for i in range(1, 23)] and claims.holds_when.notna().all()
+
+@pytest.mark.parametrize("name, of", [("table3_pooling", ""), ("table4_comparators", ""), ("fig8_roc", ""), ("forks", "weights == 'best' and measure == 'accuracy'"),
+                                      ("fig5_confidence", "correction == 'raw' and measure == 'accuracy' and row != 'temperature'")])
+def test_a_kept_table_has_the_runs_that_are_kept(name, of):
+    "A run that came to the references later belongs into every table that wants it: `python -m koa_repro.reproduce --data reference ... --carry`."
+    file = repository() / "figures" / f"{name}.csv"
+    table, ids = pd.read_csv(file), json.loads(file.with_name(file.name + ".json").read_text())["runs"]
+    assert (table.query(of) if of else table).runs_done.sum() == sum((manifests() / "reference" / i / "predictions.parquet").exists() for i in set(ids))

@@ -1,6 +1,7 @@
 """Reference runs: packed, sent, killed, gone on with, handed back, merged."""
 import json, os, shutil, signal, subprocess, sys, time, zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd, pytest, torch
 
@@ -82,6 +83,12 @@ def test_a_failed_job_is_told_and_the_others_come_back(knees, jobs, tmp_path):
     assert status == 1 and "failed: NonFiniteLoss" in text and text.count(" done") == 1
     with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z: assert {n.split("/")[0] for n in z.namelist()} == {jobs[1].id}
 
+def test_a_worker_that_ended_early_is_told(packed, tmp_path, monkeypatch, capsys):
+    "As one that was killed for memory: it leaves no word of its own."
+    monkeypatch.setattr(bare.subprocess, "Popen", lambda command: SimpleNamespace(wait=lambda: -9))
+    assert bare.main([str(packed / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--slots", "2"]) == 1
+    assert "2 of 2 workers ended early" in capsys.readouterr().err
+
 def test_parts_may_come_one_by_one(packed, tmp_path):
     index, parts = json.loads((packed / "send" / "index.json").read_text()), sorted((packed / "send").glob("part-*.bin"))
     assert len(parts) > 1 and max(p.stat().st_size for p in parts) <= 1_500_000
@@ -105,7 +112,9 @@ def test_another_pack_needs_another_folder(packed, tmp_path):
 
 def test_an_index_is_asked_for(tmp_path):
     (tmp_path / "send").mkdir()
-    assert bare.main([str(tmp_path / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
+    for text in (None, "{}", "[]", "{"):
+        if text: (tmp_path / "send" / "index.json").write_text(text)
+        assert bare.main([str(tmp_path / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
 
 def test_other_knees_are_not_packed_and_not_merged(knees, jobs, packed, kept, tmp_path):
     with pytest.raises(ValueError, match="other knees"): pack(make_knees(120, seed=9), dict(official=knees.split), jobs, tmp_path / "p")

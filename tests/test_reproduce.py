@@ -77,7 +77,7 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     for run in store.glob("[0-9a-f]*"): (tmp_path / run.name).rename(run / "weights.pt")
 
 def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept as a reference"))
+    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(reproduce, "provenance", lambda: dict(changed=False)); monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept as a reference"))
     (tmp_path / "nbs").mkdir(); (tmp_path / "figures").mkdir()
     study = Study("preview", "phantom", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     for folder in (tmp_path / "nbs", study.target / "executed"):
@@ -86,22 +86,22 @@ def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, 
     (run := tmp_path / "runs" / "abc").mkdir(parents=True); (run / "spec.json").write_text("{}")
     house.save_table(pd.DataFrame(dict(a=[1])), "witness", study.target, study=study.says, runs=["abc"])
     stale = house.save_table(pd.DataFrame(dict(a=[1])), "older", study.target, study=study.says)
-    facts = stale.with_name("older.csv.json"); facts.write_text(facts.read_text().replace('"commit": "', '"commit": "0'))  # by code as it was
+    facts = stale.with_name("older.csv.json"); facts.write_text(facts.read_text().replace('"time": "2', '"time": "1'))  # by an execution before
     copies = [study.target / "executed" / f"{n}.ipynb" for n in ("44_witness", "25_other")]
-    with pytest.raises(ValueError, match="never kept"): keep_results(study, copies)
+    with pytest.raises(ValueError, match="never kept"): keep_results(study, copies, "2")
     assert not list((tmp_path / "figures").iterdir())
-    keep_results(study, copies[:1])
+    keep_results(study, copies[:1], "2")
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["witness.csv", "witness.csv.json"]
     assert "executed" in (tmp_path / "nbs" / "44_witness.ipynb").read_text() and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
 
 def test_of_real_knees_all_but_the_notebooks_about_the_phantom_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(search, "keep_search", lambda study: kept.append(study))
+    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path); monkeypatch.setattr(reproduce, "provenance", lambda: dict(changed=False)); monkeypatch.setattr(search, "keep_search", lambda study: kept.append(study))
     kept, cell = [], lambda text: nbformat.v4.new_code_cell("1", id="aaaaaaaa", outputs=[nbformat.v4.new_output("stream", text=text)])
     study = Study("preview", "reference", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     for folder in (tmp_path / "nbs", study.target / "executed", tmp_path / "figures"): folder.mkdir(parents=True)
     for folder in (tmp_path / "nbs", study.target / "executed"):
         for name in ("44_witness", "25_other"): nbformat.write(nbformat.v4.new_notebook(cells=[cell(folder.name)]), folder / f"{name}.ipynb")
-    keep_results(study, sorted((study.target / "executed").iterdir()))
+    keep_results(study, sorted((study.target / "executed").iterdir()), "")
     assert kept == [study] and "executed" in (tmp_path / "nbs" / "25_other.ipynb").read_text()
     assert "executed" not in (tmp_path / "nbs" / "44_witness.ipynb").read_text()
 

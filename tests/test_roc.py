@@ -16,7 +16,7 @@ from koa_repro.roc import (LEAD, AllGrades, all_grades, auc_claim, auc_differenc
                            severe_claim, share_called, show_auc, strata, strata_table, unseen, unseen_knees)
 from koa_repro.runs import PROFILES, Profile, Run, Study, find, make_run, reopen, study_frame, study_knees, study_spec, write_run
 from koa_repro.specs import NETWORKS
-from koa_repro.stats import Interval, Predictions, delong_interval, draws, percentile
+from koa_repro.stats import Interval, Predictions, cohen_kappa, delong_interval, draws, percentile
 from koa_repro.training import Recipe, predict
 
 OFF = np.linspace(0, 1, 41)[1:-1] + 1e-6 # between the corners of a curve, where no rounding decides
@@ -111,6 +111,8 @@ def test_what_is_reported_of_five_grades():
     found, called = five_grades(p, 400), p.probability.argmax(2)
     assert found["accuracy"].estimate == pytest.approx((called == p.label).mean())
     assert found["quadratic kappa"].estimate == pytest.approx(np.mean([metrics.cohen_kappa_score(p.label, c, weights="quadratic") for c in called]))
+    clustered = cohen_kappa(called, p.label, p.participant, weights="quadratic", grades=range(5), drawn=draws(p.participant, 400))
+    assert (found["quadratic kappa"].low, found["quadratic kappa"].high) == (clustered.low, clustered.high)  # two knees of a person are not two people
     for g in GRADES: assert found[f"KL-{g} called KL >= 2"].estimate == pytest.approx((p.probability[:, p.kl == g, 2:].sum(2) >= .5).mean())
     assert all(i.low <= i.estimate <= i.high and i.low < i.high and i.seeds == 2 for i in found.values())
 
@@ -180,7 +182,7 @@ def test_the_picture_names_ours_and_the_papers_and_greys_the_rest(study):
     table = pd.DataFrame([line | dict(row=r) for r in (LEAD, "tiulpin", "vgg-11", "vgg-13")] + [dict(task="five grades", row=LEAD, runs_done=0)])
     fig = draw_roc(table, {("two grades", r): roc_band(p, 200) for r in table.row.unique()}, "made up")
     words = [t.get_text() for t in fig.axes[3].get_legend().get_texts()]
-    assert f"{LEAD}: 0.80 [0.70, 0.90]" in words and "other networks, thin grey: 2" in words and not any("vgg" in w for w in words)
+    assert f"{LEAD}: 0.80 [0.70, 0.90], one training" in words and "other networks, thin grey: 2" in words and not any("vgg" in w for w in words)
     assert [t.get_text() for t in fig.axes[0].texts] == ["not run"]
 
 
@@ -198,7 +200,7 @@ def test_nothing_run_is_a_table_and_a_picture_that_say_so(study):
 def test_areas_tests_and_differences_agree(study):
     rows = rows_on_disk(study, (LEAD, "Ours, ce"))
     table, tests = auc_table("two grades", rows, 2, 400).set_index("row"), delong_table("two grades", rows)
-    found = auc_differences(couples(rows), 400)
+    found = auc_differences(couples(rows), n=400)
     assert list(found) == ["Ours, ce"] and set(tests.what) == {LEAD, "Ours, ce", f"{LEAD} - Ours, ce"} and set(tests.seed) == {0, 1}
     frame = rows[LEAD][1].predictions()
     one = tests[(tests.what == LEAD) & (tests.seed == 1)].iloc[0]
@@ -357,7 +359,7 @@ def test_two_rivals_are_not_all(study, monkeypatch):
     above = {n: an_interval(.02, .01, .03) for n in rivals}
     assert len(rivals) > 3 and auc_claim(study, "two grades", rows, above)["verdict"] == "holds"
     line = auc_claim(study, "two grades", rows, {n: above[n] for n in ("densenet-201", "tiulpin")})
-    assert line["verdict"] == "not decided" and f"{len(rivals) - 2} of {len(rivals)} networks (" in line["ours"] and "vgg-11" in line["ours"]
+    assert line["verdict"] == "not decided" and f"{len(rivals) - 2} of {len(rivals)} networks (" in line["ours"] and "VGG-11" in line["ours"]
 
 
 def test_c21_needs_both_grades(study):
@@ -381,4 +383,5 @@ def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypa
     facts = study_frame(study).set_index("file").loc[p.file]
     layers = strata_table(roc.aligned({"Ours, ce": [run]})["Ours, ce"], strata(facts.side.to_numpy(str), exposure(study, (0, 2))[p.file].to_numpy()), 200)
     assert layers.auc.notna().all() and layers.knees.sum() == 2 * len(p)
-    assert (unseen(run, study) is None) == (not (run.path / "unseen.parquet").exists())
+    if (file := run.path / "unseen.parquet").exists(): assert set(unseen(run, study).kl) == {1, 3, 4}
+    else: assert unseen(run, study) is None

@@ -95,6 +95,8 @@ def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     (kept / "provenance.json").write_text("{}")
     keep_reference(whole)
     assert (kept / "provenance.json").read_text() == "{}" and len(before) == 4
+    (kept / "replicates" / ".1.new").mkdir(parents=True); (kept / "replicates" / ".DS_Store").touch()  # left by a copy that was interrupted, and by an onlooker
+    assert replicates(Run(whole.spec, kept)) == [] and keep_reference(whole) == kept
 
 def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: tmp_path)

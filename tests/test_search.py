@@ -14,9 +14,9 @@ from koa_repro.contest import (best_of, budget, ce_setting, chances, contest_cla
 from koa_repro.hyperparameters import TRIPLES, asked, choose, grid_claims, grid_cost, grid_specs, grid_table, optimism, row_differences, row_predictions, show_grid
 from koa_repro.reference import collect, table5_options
 from koa_repro.runs import PROFILES, Profile, RunSpec, Study, ensure, find, study_knees, study_spec
-from koa_repro.search import (Scale, complete, every_third, grid_history, halve, halved, halving_table, keep_search, kept_search, open_search, read_search, rungs, scale_of,
+from koa_repro.search import (Scale, best_so_far, complete, every_third, grid_history, halve, halved, halving_table, keep_search, kept_search, open_search, read_search, rungs, scale_of,
                               scaled_spec, search_file, search_gain, search_weights, trial_spec, trials_table, whole_parts)
-from koa_repro.training import Recipe
+from koa_repro.training import NonFiniteLoss, Recipe
 
 N = 200 # knees of a split, two a participant
 
@@ -170,6 +170,25 @@ def test_a_search_stops_in_time_and_goes_on(tmp_path):
     assert [t.state for t in before] == [TrialState.COMPLETE, TrialState.RUNNING]
     left[0] = 99; again = work_through(open_search(tmp_path / "s.sqlite3", "s"), lambda t: t.suggest_float("x", 0, 1), value, [1, 2], 3)
     assert all(t.state == TrialState.COMPLETE for t in again.trials) and [t.params for t in again.trials][:2] == [t.params for t in before] and len(again.trials) == 3
+
+def test_a_setting_that_diverges_stops_no_other():
+    def value(i, epoch):
+        if i == 3: raise NonFiniteLoss("it is not a number")
+        return i / 10
+    search = halve(value, 5, 4)
+    assert {t.params["setting"]: t.state for t in search.trials}[3] == TrialState.FAIL and halved(search)["winner"] == 4
+    assert len(search.trials) == 5 and not search.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+def test_a_training_is_worth_the_same_before_and_after_it_is_kept(tmp_path):
+    "A checkpoint has more digits than a history file; settings that tie must not be told apart by that."
+    kept = pd.DataFrame(dict(val_accuracy=[.5, np.float32(5 / 6)]))
+    kept.to_csv(tmp_path / "h.csv", float_format="%.6g")
+    assert best_so_far(kept) == best_so_far(pd.read_csv(tmp_path / "h.csv")) and best_so_far(None) is None
+
+def test_bad_knees_are_one_sentence(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert search.main(["--data", str(tmp_path / "empty"), "--store", str(tmp_path / "runs"), "--profile", "smoke"]) == 2
+    assert capsys.readouterr().err.startswith("koa-repro: ")
 
 def made_up_grid(order): # settings whose ranking never changes ("steady") or is turned over at the end ("turned")
     levels = np.linspace(.5, .8, 27)

@@ -1,4 +1,5 @@
 """koa_repro.stats against slow, independent implementations and against its own promises, on random cases."""
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -260,6 +261,19 @@ def test_holm_intervals_decide_as_holm(seed, m):
     assert all(g.level >= 0.95 - 1e-12 for g in got.values())
     with pytest.raises(ValueError, match="position 1"): stats.holm([0.1, np.nan])
 
+
+@given(st.integers(0, 10_000), st.integers(1, 8))
+def test_what_was_not_run_counts_in_the_family(seed, m):
+    "The same replicates: alone, or in a family whose other comparisons have p = 1."
+    rng = np.random.default_rng(seed)
+    def interval(r): return stats.Interval(r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    found, absent = [interval(rng.normal(rng.choice([0, 2, 3]), 1, 1999)) for _ in range(m)], [interval(np.r_[-1., 1, rng.normal(0, 1, 998), 0])] * 3
+    absent = [replace(i, p=1.) for i in absent]
+    assert stats.holm_intervals(found, m + 3) == stats.holm_intervals([*found, *absent])[:m]
+    with pytest.raises(ValueError, match="smaller"): stats.holm_intervals(found, m - 1 or -1)
+
+def test_a_missing_participant_is_no_participant():
+    with pytest.raises(ValueError, match="row 4"): stats.draws(["a", "b", "c", "d", None, float("nan")])
 
 def test_holm_stops_at_the_first_that_is_not_significant():
     # p values just above 0.025: each would pass alone at 0.05, Holm passes neither, and neither interval may exclude 0
