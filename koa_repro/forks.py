@@ -114,21 +114,23 @@ def draw_forks(
     table: pd.DataFrame, # from `fork_table`, of one kind of weights
     title: str, # which knees, how thoroughly
 ):
-    "Every fork minus the base row, with 95% interval, hollow where it stands on one training; the shaded side is the better one."
+    "Every fork minus the base row, with 95% interval, hollow where it stands on one training, an arrow with its number where it lies far beyond the others; the shaded side is the better one."
     fig, axes = plt.subplots(1, len(JUDGED), figsize=(PAGE, 3.4), sharey=True)
     names = [n for n in FORKS if n != BASE]
     for ax, m in zip(axes, JUDGED):
         part = table[table.measure == m].set_index("row").loc[names]
+        far = 100 * part[["minus_base_low", "minus_base_high"]].abs().max(axis=1)
+        end = 1.15 * max(1, far[far <= 3 * far.median()].max()) if far.notna().any() else 1
         for y, (_, r) in enumerate(part.iterrows()):
             x, low, high = (100 * r[f"minus_base_{c}"] for c in ("estimate", "low", "high"))
             if np.isnan(x): ax.text(.5, y, "not run", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=7, color="0.4", bbox=dict(fc="white", ec="none", pad=1)); continue
+            if abs(x) > end:
+                side, ha = (1, "right") if x > 0 else (-1, "left")
+                ax.plot(.93 * side * end, y, "<>"[x > 0], ms=5, color="k", mfc="k" if r.shared > 1 else "white")
+                ax.text(.85 * side * end, y, f"{x:+.0f}", ha=ha, va="center", fontsize=7); continue
             ax.errorbar(x, y, xerr=[[x - low], [high - x]], fmt="D", ms=4, color="k", mfc="k" if r.shared > 1 else "white", capsize=2, lw=1)
-        ends = 100 * part[["minus_base_low", "minus_base_high"]].abs()
-        end = 1.1 * np.nanmax([1, *ends.to_numpy().ravel()])
-        near = max(1, 2 * np.nanmedian(ends.max(axis=1))) if ends.notna().any(axis=None) else 1
-        if end > 2 * near: ax.set_xscale("symlog", linthresh=near); ax.set_xticks([-round(end), -round(near), 0, round(near), round(end)], labels=None); ax.xaxis.set_major_formatter("{x:.0f}"); ax.xaxis.set_minor_locator(plt.NullLocator())
         ax.axvspan(*((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=.08, lw=0)
         ax.axvline(0, color="0.6", lw=.8)
         ax.set(xlim=(-end, end), yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=f"{MEASURES[m]}\nminus base, x 100")
-    fig.suptitle(textwrap.fill(f"The forks of the equations: {title}. Shaded: better than the base. Hollow: one training", 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"The forks of the equations: {title}. Shaded: better than the base. Hollow: one training. Arrows: far beyond the others", 100), fontsize=8)
     return fig
