@@ -315,7 +315,7 @@ def draw_maps(
     _lines(top, maps, {(low, None): f"KL-{low} knees", (high, None): f"KL-{high} knees", ("gap", None): gap}, bar=True)
     _lines(bottom, maps, {("gap", b): f"block {b}" for b in blocks}, bar=False)
     bottom.suptitle(f"{gap}, by depth, each column on its own scale", fontsize=9)
-    fig.suptitle(textwrap.fill(f"What the losses look at: {title}", 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"What the losses look at: {title}. Outline: a mean synthetic knee, lateral on the left", 100), fontsize=8)
     return fig
 
 def _lines(fig, maps, columns, bar):
