@@ -80,12 +80,16 @@ def carry_outputs(
     done, own = nbformat.read(executed, 4), nbformat.read(notebook, 4)
     cells = [c for c in done.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     if [c.source for c in cells] != [c.source for c in own.cells]: raise ValueError(f"{executed.name} was executed from other cells: execute it again.")
-    for a, b in zip(cells, own.cells):
-        if b.cell_type == "code": b.outputs = [_lighter(_unnumbered(o)) for o in _without_bars(a).outputs]
+    for i, (a, b) in enumerate(zip(cells, own.cells)):
+        if b.cell_type == "code": b.outputs = [_lighter(_settled(o, f"T_{i}_{k}")) for k, o in enumerate(_without_bars(a).outputs)]
     nbformat.write(own, notebook)
 
-def _unnumbered(output): # as `nbdev_clean` would leave it
+def _settled(output, name):
+    "Without what another execution would write otherwise for no reason: counts, addresses, a styled table's random name."
     if "execution_count" in output: output.execution_count = None
+    for part, key in ((output, "text"), (data := output.get("data", {}), "text/plain")):
+        if key in part: part[key] = re.sub(r"(<.*?)( at 0x[0-9a-fA-F]+)(>)", r"\1\3", part[key])
+    if "text/html" in data: data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}(?=[_\s\">])", name, data["text/html"])
     return output
 
 def _without_bars(cell):
