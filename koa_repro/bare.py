@@ -182,7 +182,7 @@ def _arguments(argv):
     return p.parse_args(argv)
 
 def main(argv=None) -> int:
-    "The command: receive, unpack, train side by side, bundle. 1 where a job failed or a worker ended early; what the others made is handed back all the same."
+    "The command: receive, unpack, train side by side, bundle. 1 where a job failed or a worker ended early; what the others made is handed back all the same. 2 where the pack cannot be used; 0, with nothing trained, where parts are still to come."
     a = _arguments(argv)
     device, deadline = a.device or str(default_device()), time.time() + 60 * a.minutes
     if a.worker:

@@ -289,7 +289,8 @@ def _again(knees): # [(seed, person, left)] -> latents of these persons, row of 
 def latents(
     knees: KneeSet, # of make_knees, or any selection of them
 ) -> pd.DataFrame: # one row a knee, in the same order
-    "The truth behind each phantom: severity, signs, drawn sizes (pixels), P(KL 0..4 | severity) as p0..p4, and doubt = 1 - P(own grade)."
+    """The truth behind each phantom: severity; joint widths jsw_* and osteophyte_* as drawn (pixels); sclerosis and spines as drawn (no unit);
+    narrowing_* as signs (no unit, larger is worse); P(KL 0..4 | severity) as p0..p4; doubt = 1 - P(own grade). Raises `ValueError` for other knees."""
     parsed = [re.fullmatch(r"phantom/(\d+)([LR])\.png", f) for f in knees.file]
     known = all(parsed) and all(s == _sha256(int(s[:16], 16), int(m[1]), m[2]) for s, m in zip(knees.sha256, parsed))
     if not known: raise ValueError(f"{knees.name} holds knees that revision {REVISION} of the phantom did not draw: no truth is known for them.")

@@ -174,7 +174,7 @@ def f1_counts(
     negatives: int,
     average: str = "positive",
     scale: float = 100,
-    most: float = np.inf, # units beyond which it does not matter: inf and -1 are then given
+    most: float = np.inf, # accuracies further off than so many units are not looked at: inf and -1 where none is nearer
 ) -> tuple[float, int, int]: # units of the last digit, positives called rightly, negatives called rightly
     "The pair of counts that comes closest to a printed accuracy and F1. Raises `ValueError` without a knee."
     if positives + negatives < 1: raise ValueError("positives and negatives are both 0: give the sizes of the classes.")

@@ -24,7 +24,7 @@ from .runs import PROFILES, Run, Study, keep_reference, read_spec
 
 # %% ../nbs/19_reproduce.ipynb #664f129b
 def reproduction_notebooks() -> list[Path]:
-    "The notebooks that reproduce the paper, in its order."
+    "The notebooks numbered 20 and up, in that order."
     return sorted(p for p in (repository() / "nbs").glob("[2-9][0-9]_*.ipynb"))
 
 def title_of(notebook: Path) -> tuple[str, str]: # title, one-sentence summary

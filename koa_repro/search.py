@@ -255,11 +255,11 @@ def draw_halving(
         i, to = t.params["setting"], max(t.intermediate_values)
         ax.plot(epochs, values[i], color="0.85", lw=.8, zorder=1, label=name if to < epochs[-1] else None)
         if to < epochs[-1]: name = None
-        ax.plot(epochs[:to], values[i, :to], color=COLORS["hybrid"] if to == epochs[-1] else COLORS["ce"], lw=1.2, marker="." if to == 1 else None, zorder=2)
-    ax.plot([], [], color=COLORS["ce"], label="trained, then stopped"); ax.plot([], [], color=COLORS["hybrid"], label="trained to the end")
+        ax.plot(epochs[:to], values[i, :to], color="k" if to == epochs[-1] else "0.5", lw=1.2, marker="." if to == 1 else None, zorder=2)
+    ax.plot([], [], color="0.5", label="trained, then stopped"); ax.plot([], [], color="k", label="trained to the end")
     best = values[:, -1].argmax()
-    ax.plot(epochs[-1], values[best, -1], "*", ms=10, color=COLORS["KL2"], label="the whole grid's best", zorder=3)
-    ax.plot(epochs[-1], values[halved(search)["winner"], -1], "o", ms=11, mfc="none", mec="k", label="the halving's", zorder=3)
+    ax.plot(epochs[-1], values[best, -1], "*", ms=10, color=COLORS["KL3"], label="the whole grid's best", zorder=3)
+    ax.plot(epochs[-1], values[halved(search)["winner"], -1], "o", ms=11, mfc="none", mec="k", label="the halving's choice", zorder=3)
     ax.set(xlabel="epoch", ylabel="best validation accuracy\nso far (%)", xticks=epochs)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     fig.suptitle(textwrap.fill(f"Successive halving over {len(grid)} weightings: {title}", 100), fontsize=8)
@@ -376,9 +376,9 @@ def draw_search(
 ):
     "The search's history: every trial, and the best so far."
     fig, ax = plt.subplots(figsize=(PAGE, 2.3))
-    ax.plot(trials.trial, trials.validation, "o", ms=4, color=COLORS["ce"], label="trial")
+    ax.plot(trials.trial, trials.validation, "o", ms=4, color="0.45", label="trial")
     ax.plot(trials.trial[:1], trials.validation[:1], "s", ms=8, mfc="none", mec="0.35", label="the paper's setting")
-    ax.step(trials.trial, trials.validation.cummax(), where="post", color=COLORS["hybrid"], label="best so far")
+    ax.step(trials.trial, trials.validation.cummax(), where="post", color="k", label="best so far")
     ax.set(xlabel="trial", ylabel="validation accuracy (%)"); ax.xaxis.get_major_locator().set_params(integer=True)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     fig.suptitle(textwrap.fill(f"A search over λ, ε and the weights: {title}", 100), fontsize=8)
@@ -407,14 +407,15 @@ def draw_partition(
     runs: Sequence[Run], # of the adaptive partition
     title: str, # which knees, how thoroughly
 ):
-    "Shares of H, M and L by epoch, every seed a line; dashed: 7:2:1."
-    fig, ax = plt.subplots(figsize=(COLUMN, 2.6))
+    "Shares of H, M and L by epoch, every training a line in a style of its own; dashed: 7:2:1."
+    fig, ax = plt.subplots(figsize=(COLUMN, 3.2))
     for (name, fixed), marker in zip((("high", .7), ("medium", .2), ("low", .1)), "os^"):
-        for i, run in enumerate(runs): ax.plot(run.history.epoch, run.history[f"lambda_{name}"], marker=marker, ms=3, color=COLORS[name], label=name if i == 0 else None)
+        for i, run in enumerate(runs): ax.plot(run.history.epoch, run.history[f"lambda_{name}"], marker=marker, ms=3, lw=1, ls=("-", "-.", ":")[i % 3], color=COLORS[name], label=name if i == 0 else None)
         ax.axhline(fixed, color=COLORS[name], ls="--", lw=.8)
     ax.set(xlabel="epoch", ylabel="share of training knees", ylim=(0, 1)); ax.xaxis.get_major_locator().set_params(integer=True)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    fig.suptitle(textwrap.fill(f"The partition that follows: {title}", 52), fontsize=8)
+    ax.plot([], [], "--", color="0.4", lw=.8, label="7:2:1")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, columnspacing=1)
+    fig.suptitle(textwrap.fill(f"Adaptive partition, a line style a training: {title}", 56), fontsize=7)
     return fig
 
 # %% ../nbs/42_search.ipynb #42294b88
