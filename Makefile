@@ -19,7 +19,7 @@ RUNS ?=
 
 # A mistyped variable would be ignored by make, and the run would go its default way for hours.
 KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB MINUTES FOLDER RUNS
-GIVEN := $(foreach v,$(MAKEOVERRIDES),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
+GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
 UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
 ifneq ($(strip $(UNKNOWN)),)
 $(error There is no variable $(UNKNOWN): choose among $(KNOWN))
@@ -40,7 +40,7 @@ setup: $(STAMP) ## install everything into .venv
 
 $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	echo "Installing into .venv (a few minutes the first time)"
 	$(INSTALL) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(INSTALL) -e '.[reproduce,dev]'

@@ -46,6 +46,7 @@ class UnreadableRadiograph(ValueError):
 def _grey(picture) -> np.ndarray: # (H, W), uint8, or float32 in [0, 1]
     "Grey values of a Pillow image. Colour becomes luma; deeper files are scaled by the bit depth that holds their brightest pixel."
     if getattr(picture, "n_frames", 1) > 1: raise UnreadableRadiograph(f"holds {picture.n_frames} pictures; save the one that is meant")
+    white_is_zero = picture.mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(262) == 0  # Pillow heeds this tag of TIFF at 8 bits only
     picture = ImageOps.exif_transpose(picture)
     if not picture.mode.startswith(("I", "F")):
         if picture.mode not in ("L", "1"): picture = picture.convert("RGB") # drops alpha, resolves palettes
@@ -53,6 +54,7 @@ def _grey(picture) -> np.ndarray: # (H, W), uint8, or float32 in [0, 1]
     values = np.asarray(picture).astype(np.float32)
     if not np.isfinite(values).all() or values.min() < 0: raise UnreadableRadiograph("has negative or non-finite grey values; save it as 8- or 16-bit grey")
     if picture.mode == "F" and values.max() > 1: raise UnreadableRadiograph("has floating-point grey above 1; save it as 8- or 16-bit grey")
+    if white_is_zero: values = 65535 - values
     depth = 1 if picture.mode == "F" else next((2**b - 1 for b in (8, 10, 12, 14, 16, 32) if values.max() < 2**b))
     return values / np.float32(depth)
 
@@ -66,7 +68,7 @@ def _spacing(dataset) -> tuple[float, float] | None:
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):
         try: row, column = map(float, dataset[tag].value)
         except (KeyError, TypeError, ValueError): continue
-        if row > 0 and column > 0: return row, column
+        if 0 < row < 1000 and 0 < column < 1000: return row, column
     return None
 
 def _dicom(data: bytes): # -> grey, spacing, side
@@ -78,9 +80,12 @@ def _dicom(data: bytes): # -> grey, spacing, side
     if kind not in ("MONOCHROME1", "MONOCHROME2"): raise UnreadableRadiograph(f"is a DICOM of kind {kind or 'unknown'}; export it as MONOCHROME1 or MONOCHROME2")
     try: stored = dataset.pixel_array.astype(np.float32)
     except Exception:
-        raise UnreadableRadiograph(f"is a DICOM whose pixels cannot be decoded ({dataset.file_meta.TransferSyntaxUID.name}); "
+        raise UnreadableRadiograph(f"is a DICOM whose pixels cannot be decoded ({getattr(dataset.file_meta.get('TransferSyntaxUID'), 'name', 'no transfer syntax')}); "
                                    "export it uncompressed, as Explicit VR Little Endian") from None
     bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation") or 0)
+    if bits == dataset.BitsAllocated:  # the whole container is no statement of depth: 12 bits in 16 must not be nearly black
+        reach = max(stored.max(), -1 - stored.min()) if signed else stored.max()
+        bits = min(bits, next(b for b in (8, 10, 12, 14, 16, 32) if reach < 2**(b - signed)))
     low, high = (-2**(bits - 1), 2**(bits - 1) - 1) if signed else (0, 2**bits - 1)
     grey = (stored - low) / (high - low)
     slope = float(dataset.get("RescaleSlope") or 1) # its sign matters; size and intercept fall out of the scaling
@@ -112,7 +117,10 @@ def polarity(
 # %% ../nbs/00_knees.ipynb #9ca50a6e
 def _decode(data: bytes): # -> grey (uint8, or float32 in [0, 1]), spacing, side
     "Grey values of a file's bytes, in the polarity that the file's own tags give."
-    if data[128:132] == b"DICM": return _dicom(data)
+    if data[128:132] == b"DICM":
+        try: return _dicom(data)
+        except UnreadableRadiograph: raise
+        except Exception as e: raise UnreadableRadiograph(f"is a DICOM with a tag that cannot be read ({type(e).__name__}); export it again") from None
     try:
         with Image.open(io.BytesIO(data)) as picture: return _grey(picture), None, None
     except UnreadableRadiograph: raise
@@ -166,6 +174,12 @@ def _aligned(knees, label):
         for bad in set(getattr(knees, name).tolist()) - set(allowed): raise ValueError(f"KneeSet.{name} holds {bad!r}: use {' or '.join(allowed)}.")
 
 # %% ../nbs/00_knees.ipynb #b1052985
+def _whole_grades(kl, name) -> np.ndarray:
+    "Grades as whole numbers; none is cut off to one."
+    kl = pd.to_numeric(pd.Series(np.asarray(kl).ravel(), dtype=object), errors="coerce").to_numpy(float)
+    if (bad := kl % 1 != 0).any(): raise ValueError(f"{name} holds a grade that is no whole number, at position {int(bad.argmax())}: use whole Kellgren-Lawrence grades.")
+    return kl.astype(int)
+
 @dataclass(eq=False, repr=False)
 class KneeSet:
     "Knees as aligned arrays, one entry a knee. Raises `ValueError` where the arrays do not fit together."
@@ -183,7 +197,7 @@ class KneeSet:
 
     def __post_init__(self):
         self.grades = tuple(sorted(int(g) for g in self.grades))
-        self.kl = np.asarray(self.kl).astype(int)
+        self.kl = _whole_grades(self.kl, "KneeSet.kl")
         for name in ("participant", "side", "split", "file", "sha256"): setattr(self, name, np.asarray(getattr(self, name)).astype(str))
         self.inverted = np.zeros(len(self.kl), bool) if self.inverted is None else np.asarray(self.inverted).astype(bool)
         for grade in set(self.kl.tolist()) - set(self.grades): raise ValueError(f"A knee has grade {grade}, which is not among the grades {self.grades}.")
@@ -229,6 +243,7 @@ _NAME = re.compile(r"(.+)([LR])\.(png|jpe?g|tiff?|dcm|dicom)", re.IGNORECASE)
 _KINDS = dict(misplaced="not in a folder {train,val,test}/{0..4}", misnamed="not named <participant><L|R> with a suffix .png, .jpg, .tif or .dcm",
               repeated="a second file of the same knee", unknown="not in the manifest", changed="with other bytes than the manifest says",
               missing="in the manifest but not in the folder", relabelled="with another participant, side, grade or split in the manifest",
+              divided="of a participant who lies in more than one of train, val and test", alike="with the very bytes of another knee's file",
               unreadable="not usable as a radiograph")
 
 class KneeFilesError(ValueError):
@@ -251,6 +266,7 @@ def scan(
     for file in _files(Path(source)):
         split, grade = file.parts[:2] if len(file.parts) == 3 else ("", "")
         match = _NAME.fullmatch(file.name)
+        if (name := file.as_posix()).encode("utf-8", "replace").decode() != name: faults["misnamed"].append(name.encode("utf-8", "backslashreplace").decode()); continue
         if split not in SPLITS or grade not in map(str, GRADES): faults["misplaced"].append(file.as_posix())
         elif match is None or match[2] not in "LR": faults["misnamed"].append(file.as_posix())
         else: rows.append((file.as_posix(), match[1], match[2], int(grade), split))
@@ -294,7 +310,9 @@ def _manifest(source, manifest) -> pd.DataFrame | None:
     if lacking: raise ValueError(f"The manifest lacks the column {', '.join(lacking)}: it needs {', '.join(_COLUMNS)}.")
     twice = manifest.file[manifest.file.duplicated()]
     if len(twice): raise ValueError(f"The manifest lists {twice.iloc[0]} more than once ({len(twice)} such rows): keep one row a file.")
-    return manifest
+    kl = pd.to_numeric(manifest.kl, errors="coerce")
+    if (bad := ~kl.isin(GRADES)).any(): raise ValueError(f"The manifest gives {manifest.file[bad].iloc[0]} the grade {manifest.kl[bad].iloc[0]} ({bad.sum()} such rows): use whole grades from 0 to 4.")
+    return manifest.assign(kl=kl.astype(int))
 
 def _compare(frame, table, faults):
     "Add to the faults what the folder's names and the manifest's rows disagree on."
@@ -356,6 +374,8 @@ def load_knees(
     table = _manifest(source, manifest)
     images, frame = _read(source, frame, progress) if len(frame) else (None, frame.assign(inverted=[], sha256="", wrong=None))
     if table is not None: _compare(frame, table[table.kl.isin(grades)], faults)
+    if split == "official": faults["divided"] = frame.file[frame.groupby("participant").split.transform("nunique") > 1].tolist()
+    faults["alike"] = frame.file[frame.wrong.isna() & frame.sha256.duplicated(keep=False)].tolist()
     reasons = dict(frame[frame.wrong.notna()][["file", "wrong"]].values)
     if reasons or any(faults.values()): raise KneeFilesError(source, {**faults, "unreadable": list(reasons)}, reasons)
     for grade in set(grades) - set(frame.kl): raise ValueError(f"{source} holds no knee of grade {grade}: add its folder or leave the grade out of `grades`.")
@@ -380,7 +400,7 @@ def assign_splits(
 ) -> np.ndarray: # (N,) "train", "val" or "test"
     "Split knees 7:1:2 (section III-B). Raises `ValueError` for another `how` or unequal lengths."
     if how not in ("knee", "participant"): raise ValueError(f"how is {how!r}: use 'knee' or 'participant' (the official split is the folders').")
-    kl, people = np.asarray(kl).astype(int), pd.Series(np.asarray(participant)).astype(str)
+    kl, people = _whole_grades(kl, "assign_splits: kl"), pd.Series(np.asarray(participant)).astype(str)
     side = people.groupby(people).cumcount() if side is None else np.asarray(side)
     if not len(kl) == len(people) == len(side): raise ValueError(f"assign_splits has {len(kl)} grades, {len(people)} participants and {len(side)} sides.")
     units, strata = defaultdict(list), defaultdict(list) # a unit is drawn as one; a stratum is units alike in grade

@@ -23,7 +23,7 @@ def repository(
     starts = [Path(start or Path.cwd()), Path(__file__).parent if "__file__" in globals() else Path.cwd()]
     for here in (p for s in starts for p in (s.resolve(), *s.resolve().parents)):
         settings = here / "settings.ini"
-        if settings.is_file() and "lib_name = koa_repro" in settings.read_text(): return here
+        if settings.is_file() and "lib_name = koa_repro" in settings.read_text(encoding="utf-8", errors="replace"): return here
     raise FileNotFoundError(f"No koa-repro checkout at or above {starts[0]}: run from a clone of the repository.")
 
 # %% ../nbs/01_house.ipynb #106ed665

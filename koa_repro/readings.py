@@ -6,7 +6,7 @@
 __all__ = ['knee_names', 'draw_study', 'reading_sheet', 'Panel', 'read_readings', 'read_oai', 'simulate_readers', 'phantom_panel']
 
 # %% ../nbs/03_readings.ipynb #5832765b
-import csv, hashlib
+import csv, hashlib, re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from .phantom import readers as phantom_reads
 # %% ../nbs/03_readings.ipynb #7e012379
 def knee_names(files: Sequence[str]) -> np.ndarray: # (N,)
     "Names of knees in a reading file: the file without folder and ending."
-    return np.array([Path(f).stem for f in files], dtype=str)
+    return np.array([re.sub(r"\.(png|jpe?g|tiff?|dcm|dicom)$", "", Path(f).name, flags=re.IGNORECASE) for f in files], dtype=str)  # a participant may have dots
 
 def _shuffle(keys, seed) -> np.ndarray: return np.array([hashlib.sha256(f"{seed}/{k}".encode()).hexdigest() for k in keys])
 
@@ -71,19 +71,21 @@ def _text_table(
     also: Sequence[str] = (), # columns that it may have
     case: Callable = str.lower, # in which columns are named
     errors: str = "strict", # what to do with bytes that are not UTF-8
-) -> pd.DataFrame: # row i is the table's line i + 2; no blanks around any text
+) -> pd.DataFrame: # row i is the table's line i + 2, or ends there; no blanks around any text
     "A table of text. Raises `ValueError` where it is none, `FileNotFoundError` where there is no file."
     try:
         with open(path, encoding="utf-8-sig", errors=errors, newline="") as file:
-            rows = [[x.strip() for x in row] for row in csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)]
+            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
+            rows, ends = [], [] # a quoted field may go over several lines: a row is named by its last
+            for row in reader: rows.append([x.strip() for x in row]); ends.append(reader.line_num)
     except UnicodeDecodeError as e: raise ValueError(f"{path.name} is not text in UTF-8 (byte {e.start + 1}): save it as CSV in UTF-8.") from None
     except csv.Error as e: raise ValueError(f"{path.name} cannot be read as a table ({e}): save it as plain CSV.") from None
     if not any(map(any, rows)): raise ValueError(f"{path.name} is empty: its first line must name {', '.join(wanted)}.")
     head, n = [case(x) for x in rows[0]], len(rows[0])
     if lacking := [c for c in wanted if c not in head]: raise ValueError(f"{path.name} has no column {', '.join(lacking)}: its first line must name {', '.join(wanted)}.")
     if twice := [c for c in (*wanted, *also) if head.count(c) > 1]: raise ValueError(f"{path.name} has more than one column {', '.join(twice)}: keep one of each.")
-    if long := [i for i, row in enumerate(rows) if any(row[n:])]: raise ValueError(f"{path.name}, line {long[0] + 1}, has {len(rows[long[0]])} fields, but the first line names {n}: put text with a {mark!r} in it into quotes.")
-    table = pd.DataFrame([(row + [""] * n)[:n] for row in rows[1:]], columns=head, dtype=str) # empty fields beyond the last column are dropped
+    if long := [i for i, row in enumerate(rows) if any(row[n:])]: raise ValueError(f"{path.name}, line {ends[long[0]]}, has {len(rows[long[0]])} fields, but the first line names {n}: put text with a {mark!r} in it into quotes.")
+    table = pd.DataFrame([(row + [""] * n)[:n] for row in rows[1:]], columns=head, dtype=str, index=[line - 2 for line in ends[1:]]) # empty fields beyond the last column are dropped
     return table[[c for c in (*wanted, *also) if c in head]]
 
 # %% ../nbs/03_readings.ipynb #03a1d7c4

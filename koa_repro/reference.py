@@ -21,12 +21,12 @@ from .confidence import confidence_specs
 from .comparison import comparison_specs
 from .contest import contest_specs, fresh_specs, fusion_specs, winners
 from .data import GRADES, KneeSet
-from .house import place, provenance, repository, save_table
+from .house import manifests, place, provenance, repository, save_table
 from .forks import fork_specs
 from .hybrid import applied_specs, hybrid_specs
 from .hyperparameters import table5_options
 from .roc import ASKED, NAMED, roc_specs
-from .runs import (PROFILES, Run, Study, ensure, find, keep_reference, knees_id, predictions_frame, references, replicates,
+from .runs import (PROFILES, Run, Study, check_published, ensure, find, keep_reference, knees_id, predictions_frame, references, replicates,
                             state_of, study_frame, study_knees, study_spec, write_run)
 from .specs import RunSpec, read_spec
 from .search import keep_search, partition_specs, scaled_grid
@@ -88,6 +88,7 @@ def status(study: Study) -> pd.DataFrame: # one line a wanted run: table, row, s
 def collect(study: Study) -> list[Path]: # the references that this call made
     "Keep every wanted run that this study's store holds finished, and the search's trials. Raises `ValueError` for the smoke profile."
     if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
+    check_published(study)
     before, specs = set(references().rglob("spec.json")), [w.spec for w in wanted_runs(study)] + keep_search(study)
     kept = [keep_reference(Run(s, study.runs / s.id)) for s in dict.fromkeys(specs) if (study.runs / s.id / "spec.json").exists()]
     return [p for p in kept if p / "spec.json" not in before]
@@ -100,6 +101,7 @@ def train(
     "Work through the list for so many minutes. Raises `ValueError` for a study that has no knees to train on or is never kept."
     if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
     if study.data == "reference": raise ValueError("The references hold predictions, no knees to train on: give DATA=path/to/knees.")
+    check_published(study)
     missing = [w.spec for w in wanted_runs(study) if not find(w.spec)]
     if missing: study_knees(study, missing[0].grades, missing[0].split)  # read before the clock starts
     try: ensure(missing, study.runs, lambda s: study_knees(study, s.grades, s.split), "local", progress, deadline=time.time() + 60 * minutes)
@@ -161,7 +163,8 @@ def merge(
     "Take the runs of a bare machine into the references: all that can be, then raises `MergeError` for the others."
     try: archive, home = zipfile.ZipFile(results), pd.read_parquet(folder / "knees.parquet")
     except (OSError, zipfile.BadZipFile) as e: raise MergeError(f"{results} or the pack's {folder / 'knees.parquet'} cannot be read ({e}): give the file that came back and the folder that it was packed in.") from None
-    taken, faults = [], []
+    taken, faults, public = [], [], pd.read_csv(manifests() / "kl224.csv").sha256
+    if not (home.sha256.isin(public) | home.file.str.startswith("phantom/")).all(): raise MergeError(f"{folder} was packed from other knees than the published ones: predictions name their files and participants, and are never kept in the repository.")
     with archive:
         for name in sorted({n.split("/")[0] for n in archive.namelist()}):
             try: taken.append(_take(archive, name, home))
@@ -179,6 +182,9 @@ def _take(archive, name, home) -> Path:
     if spec.id != name or knees_id(frame, spec.grades) != spec.knees: raise MergeError(f"{name} is of other knees than this pack's, or of another version: merge it with the pack that it was made from.")
     frame = frame.assign(label=np.searchsorted(spec.grades, frame.kl))
     with archive.open(f"{name}/softmax.npz") as f: softmax = dict(np.load(f))
+    wanted = (int(frame.split.isin(("val", "test")).sum()), len(spec.grades))
+    if set(softmax) != {"best", "last"} or not all(p.shape == wanted and np.isfinite(p).all() and (p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-3) for p in softmax.values()):
+        raise MergeError(f"{name} holds no probabilities of these knees: run it again.")
     with tempfile.TemporaryDirectory() as place:
         write_run(spec, Path(place) / name, predictions_frame(frame, softmax), content["history"], content["facts"])
         return keep_reference(Run(spec, Path(place) / name))

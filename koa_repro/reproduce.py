@@ -20,7 +20,7 @@ from .claims import paper_numbers
 from .comparison import label
 from .hybrid import LOSS_NAMES
 from .house import provenance, repository, writable
-from .runs import PROFILES, Run, Study, keep_reference, read_spec
+from .runs import PROFILES, Run, Study, check_published, keep_reference, read_spec
 
 # %% ../nbs/19_reproduce.ipynb #664f129b
 def reproduction_notebooks() -> list[Path]:
@@ -268,8 +268,9 @@ def _absolute(data: str) -> str: return data if data in ("phantom", "reference")
 ABOUT_PHANTOM = ("44_witness",) # their subject is the phantom itself, so a result on synthetic knees is theirs
 
 def check_kept(study: Study, notebooks: Sequence[Path]):
-    "Raises `ValueError` for a smoke run, for a phantom where others are kept than the notebooks about it, and for code that no commit names."
+    "Raises `ValueError` for a smoke run, for a phantom where others are kept than the notebooks about it, for knees that are not the published ones, and for code that no commit names."
     if study.profile == "smoke" or not (study.real or {n.stem for n in notebooks} <= {*ABOUT_PHANTOM}): raise ValueError("A smoke run or a phantom is never kept: choose another profile, and a folder of knees.")
+    check_published(study)
     if study.target.resolve() == (repository() / "figures").resolve(): raise ValueError(f"out={study.out!r} is where results are kept: make them in another folder.")
     if provenance()["changed"]: raise ValueError("koa_repro has changes that are not committed: commit them first, so that what is kept names the code that made it.")
 

@@ -6,7 +6,7 @@
 __all__ = ['EXECUTORS', 'NARROW', 'PROFILES', 'OWN_SPLITS', 'knees_id', 'Run', 'references', 'find', 'state_of', 'replicates',
            'keep_reference', 'predictions_frame', 'write_run', 'make_run', 'device_name', 'reopen', 'derived',
            'derived_together', 'ensure', 'save_knees', 'read_knees', 'worker', 'Profile', 'profile_named', 'Study',
-           'study_knees', 'study_frame', 'study_spec', 'look_up', 'study_runs', 'notebook_study']
+           'check_published', 'study_knees', 'study_frame', 'study_spec', 'look_up', 'study_runs', 'notebook_study']
 
 # %% ../nbs/12_runs.ipynb #c2f186e1
 import ast, hashlib, json, os, shutil, subprocess, sys, tempfile, time
@@ -169,7 +169,7 @@ def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final
     whole = partial.with_suffix(".whole")
     shutil.rmtree(whole, ignore_errors=True)
     last = trainer.weights()
-    facts = dict(knees=knees.name, defaults=defaults(), precision=trainer.precision, engine=trainer.engine, device=device_name(trainer.device), threads=torch.get_num_threads(),
+    facts = dict(knees=knees.name if knees.name in ("phantom", "kl224") else "private", defaults=defaults(), precision=trainer.precision, engine=trainer.engine, device=device_name(trainer.device), threads=torch.get_num_threads(),
                  best_epoch=trainer.best["epoch"], seconds=sum(row["seconds"] for row in trainer.history))
     watched = knees.select(np.isin(knees.split, ("val", "test")))
     write_run(spec, whole, predictions_frame(knees.frame(), outcome(trainer, watched)), trainer.history, provenance(**facts))
@@ -395,6 +395,10 @@ class Study:
         return f"{'real' if self.real else 'SYNTHETIC phantom'} knees; {self.profile}: {self.settings.says}"
 
 # %% ../nbs/12_runs.ipynb #f8ddc149
+def check_published(study: Study):
+    "Raises `ValueError` for real knees that are not the published ones: predictions name files and participants, and what is kept in the repository is for everyone."
+    if study.real and not study.published: raise ValueError("These are not the published knees, and predictions name their files and participants: their runs stay in STORE and are never kept in the repository.")
+
 _loaded: dict = {} # the set last read, so that a notebook decodes its knees once
 _ids: dict = {} # and the hashes of all sets asked for
 OWN_SPLITS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {} # splits of further notebooks: facts -> "train", "val", "test", or "" for a knee left out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PER_GPU', 'ENGINES', 'ON_GPU', 'EVERY', 'Recipe', 'draw_order', 'draw_epoch', 'default_device', 'has_bf16',
            'resolve_precision', 'resolve_engine', 'set_aside', 'NonFiniteLoss', 'Trainer', 'one_cycle', 'summarise',
-           'validation', 'predict', 'outcome', 'fit', 'save_whole']
+           'validation', 'predict', 'outcome', 'fit', 'save_whole', 'read_checkpoint']
 
 # %% ../nbs/10_training.ipynb #50c06218
 import math, os, time
@@ -38,8 +38,13 @@ class Recipe:
     pixels: int = PATCH # side of the patches that the network reads, 128 in the paper; other views shrink with it
 
     def __post_init__(self):
+        for name in ("epochs", "batch", "pixels"):
+            if getattr(self, name) != int(getattr(self, name)): raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
+            object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("rate", "weight_decay", "rotation"): object.__setattr__(self, name, float(getattr(self, name)))  # 7 and 7. are the same recipe
         for name in ("brightness", "gamma"): object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        for name in ("brightness", "gamma"):
+            if len(v := getattr(self, name)) != 2 or not 0 < v[0] <= v[1] < math.inf: raise ValueError(f"{name}={v} must be two positive numbers, the lower first.")
         if self.schedule not in ("constant", "onecycle"): raise ValueError(f"schedule={self.schedule!r} is not known: choose constant or onecycle.")
         if self.targets not in ("epoch", "batch", "slice"): raise ValueError(f"targets={self.targets!r} is not known: choose epoch, batch or slice.")
         if self.epochs < 1 or self.batch < 2: raise ValueError(f"epochs={self.epochs}, batch={self.batch}: at least 1 epoch and 2 knees a batch are needed.")
@@ -123,6 +128,8 @@ class _Steps:
         train, val = knees.where(split="train"), knees.where(split="val")
         for name, part in (("training", train), ("validation", val)):
             if not len(part): raise ValueError(f"There is no {name} knee in {knees.name}: choose another split.")
+        for name, part in (("training", train), ("validation", val)):
+            if lacking := set(map(int, knees.label)) - set(map(int, part.label)): raise ValueError(f"There is no {name} knee of class {min(lacking)} in {knees.name}: give every grade {name} knees.")
         aside = set_aside(train, seed) if recipe.targets == "slice" else None
         if aside is not None: train, aside = train.select(~aside), train.select(aside)
         self.labels = np.asarray(train.label)
@@ -257,6 +264,7 @@ class _Kept(_Steps):
         mine = [{k: group[k] for k in ("lr", "capturable")} for group in self.optimizer.param_groups]  # this device's, not the checkpoint's
         for name in ("model", "loss", "optimizer"): getattr(self, name).load_state_dict(state[name])
         for group, own in zip(self.optimizer.param_groups, mine): group.update(own)
+        if self.device.type == "cpu" and state.get("threads"): torch.set_num_threads(state["threads"])  # sums are rounded by how they are shared out
         self.best, self.epoch, self.history = state["best"], state["epoch"], list(state["history"])
 
 # %% ../nbs/10_training.ipynb #47450dd6
@@ -376,8 +384,8 @@ def fit(
     deadline: float | None = None, # stop where the next epoch would end later than this, in seconds of `time.time`
     expect: float = 0., # seconds that the first epoch will take, where that is known
 ) -> Trainer:
-    "Train until the recipe's last epoch, going on from the checkpoint where there is one. Raises `NonFiniteLoss`."
-    if checkpoint and Path(checkpoint).exists(): trainer.load(torch.load(checkpoint, map_location=trainer.device, weights_only=True))
+    "Train until the recipe's last epoch, going on from the checkpoint where there is one. Raises `NonFiniteLoss`, `ValueError` for a checkpoint that cannot be read."
+    if checkpoint and Path(checkpoint).exists(): trainer.load(read_checkpoint(checkpoint, trainer.device))
     last, saved = until or trainer.recipe.epochs, time.monotonic()
     longest = trainer.history[-1]["seconds"] if trainer.history else expect
     too_late = lambda: deadline is not None and time.time() + longest >= deadline
@@ -409,4 +417,10 @@ def _bar(progress: bool, **options):
 def save_whole(state: dict, path: Path):
     "`torch.save` such that the file is either the old one or the new one, never half of it."
     path = Path(path); beside = path.with_suffix(".new")
-    torch.save(state, beside); os.replace(beside, path)
+    with open(beside, "wb") as file: torch.save(state, file); file.flush(); os.fsync(file.fileno())
+    os.replace(beside, path)
+
+def read_checkpoint(path: Path, device) -> dict:
+    "What `save_whole` wrote. Raises `ValueError` where it is damaged."
+    try: return torch.load(path, map_location=device, weights_only=True)
+    except Exception as e: raise ValueError(f"The checkpoint {Path(path).name} in {Path(path).parent.name} is damaged ({type(e).__name__}): delete it to begin anew.") from None

@@ -59,13 +59,14 @@ def test_half_precision(knees):
     for name in ("nasser", "tiulpin-64", "antony"): trained_one_step(name, knees, torch.nn.CrossEntropyLoss(), "bf16")
 
 VGGS = """
-import resource, sys, torch
+import sys, torch
+from koa_repro.comparison import peak_memory
 sys.path.insert(0, 'tests')
 from test_comparators import make_knees, trained_one_step, predict, COMPARATORS
 for name in ('vgg-11', 'vgg-13', 'vgg-16', 'vgg-19'):
     trainer = trained_one_step(name, make_knees(24, seed=4), torch.nn.CrossEntropyLoss())
     assert predict(trainer.model, trainer.val).isfinite().all(); del trainer
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(peak_memory())
 """
 def test_the_big_ones_fit_into_memory():
     "VGG once each, in a process of its own whose peak is read."

@@ -76,6 +76,36 @@ def test_formats_agree(tmp_path):
         assert np.abs(read.image - grey / 255).max() <= step, path.name
 
 
+def test_depth_is_what_the_pixels_fill(tmp_path):
+    "Twelve bits in a file that says sixteen are not nearly black, and a TIFF whose zero is white is not turned over."
+    twelve = np.round(picture() / 255 * 4095)
+    for name, tags in dict(plain={}, one=dict(kind="MONOCHROME1"), signed=dict(PixelRepresentation=1)).items():
+        dicom(tmp_path / f"{name}12.dcm", twelve - 2048 if name == "signed" else twelve, **{"bits": 12, **tags})
+        dicom(tmp_path / f"{name}16.dcm", twelve - 2048 if name == "signed" else twelve, **{"bits": 16, **tags})
+        np.testing.assert_array_equal(*(read_radiograph(tmp_path / f"{name}{bits}.dcm").image for bits in (12, 16)))
+    deep = (picture().astype(np.uint16) * 257)
+    for kind, stored in ((0, 65535 - deep), (1, deep)): Image.fromarray(stored).save(tmp_path / f"{kind}.tif", tiffinfo={262: kind})
+    a, b = (read_radiograph(tmp_path / f"{kind}.tif", roi=False).image for kind in (0, 1))
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > .99
+
+
+@pytest.mark.parametrize("tag, value", [("NumberOfFrames", b"abcd"), ("RescaleSlope", b"abcd"), ("RescaleSlope", b"1\\-1 ")])
+def test_a_tag_that_cannot_be_read_is_one_files_fault(folder, tag, value):
+    dicom(folder / "train/0/x1L.dcm", picture(), bits=8, **{tag: 1})
+    data = (folder / "train/0/x1L.dcm").read_bytes()
+    at = data.index(pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[2:] + pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[:2])
+    length = int.from_bytes(data[at + 6:at + 8], "little")
+    (folder / "train/0/x1L.dcm").write_bytes(data[:at + 6] + len(value).to_bytes(2, "little") + value + data[at + 8 + length:])
+    e = faults(folder)
+    assert e.unreadable == ["train/0/x1L.dcm"] and "tag that cannot be read" in str(e)
+
+
+def test_a_name_that_is_no_text_is_named(folder):
+    odd = bytes(folder) + b"/train/0/p\xff1L.png"
+    with open(odd, "wb") as file: file.write((folder / NAMES[0]).read_bytes())
+    assert faults(folder).misnamed == ["train/0/p\\udcff1L.png"]
+
+
 def test_jpeg_is_near(tmp_path):
     Image.fromarray(picture(noise=2)).save(tmp_path / "a.jpg", quality=95)
     assert np.abs(read_radiograph(tmp_path / "a.jpg").image - picture(noise=2) / 255).mean() < 2 / 255 # lossy
@@ -169,6 +199,29 @@ def test_manifest_faults_all_at_once(folder):
     assert (e.missing, e.unknown, e.changed) == ([NAMES[0]], ["train/0/newL.png"], sorted([NAMES[1], NAMES[3]]))
     assert e.unreadable == [NAMES[3]] and e.relabelled == [NAMES[4]]
     for name in (NAMES[0], NAMES[1], NAMES[3], NAMES[4], "train/0/newL.png"): assert name in str(e)
+
+
+def test_a_participant_in_two_splits_and_a_copied_file_are_faults(folder):
+    (folder / "val/2/p0R.png").write_bytes((folder / NAMES[3]).read_bytes())
+    e = faults(folder)
+    assert e.divided == sorted([NAMES[0], NAMES[1], "val/2/p0R.png"])
+    assert e.alike == sorted([NAMES[3], "val/2/p0R.png"]) and "more than one of train, val and test" in str(e)
+
+
+@pytest.mark.parametrize("kl, word", [([0, 2, 0, 2, 0, None], "nan"), ([0, 2, 0, 2, 0, "two"], "two"), ([0, 2, 0, 2, 0, 1.5], "1.5"), ([0, 2, 0, 2, 0, 7], "7")])
+def test_a_bad_grade_in_a_manifest_accuses_its_own_row(folder, kl, word):
+    table = manifest_of(folder)
+    with pytest.raises(ValueError, match="whole grades") as e: load_knees(folder, manifest=table.assign(kl=kl))
+    assert table.file[5] in str(e.value) and word in str(e.value) and "(1 such rows)" in str(e.value)
+    assert len(load_knees(folder, manifest=table.assign(kl=table.kl.astype(float)))) == 6  # written as 0.0 it is the same grade
+
+
+@pytest.mark.parametrize("bad", [.9, np.nan, None, "two"])
+def test_a_grade_is_not_cut_off(bad):
+    kl = np.array([0, 2, bad, 0], dtype=object)
+    with pytest.raises(ValueError, match="position 2"): assign_splits(kl, list("abcd"))
+    good = knee_set(4)
+    with pytest.raises(ValueError, match="position 2"): KneeSet(good.images, kl, None, good.participant, good.side, good.split, None, good.file, good.sha256)
 
 
 BAD = {

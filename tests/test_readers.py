@@ -120,6 +120,17 @@ def test_files_that_are_no_tables_are_refused_in_one_sentence(tmp_path, drawn, c
     assert str(e.value).startswith("r.csv") and "\n" not in str(e.value)
 
 
+def test_a_row_is_named_by_the_line_of_an_editor(tmp_path, drawn):
+    k = drawn.knee_id.tolist()
+    (path := tmp_path / "r.csv").write_text(f'reader,knee_id,grade\n"Dr\nA",{k[0]},0\nB,{k[1]},9\n')
+    with pytest.raises(ValueError, match=r"line 4 \('9'\)"): read_readings(path, drawn)
+
+def test_a_participant_may_have_dots(tmp_path, drawn):
+    dotted = drawn.assign(file=[f"test/{kl}/1.2.840.{i}L.png" for i, kl in enumerate(drawn.kl)])
+    sheet = reading_sheet(dotted.assign(knee_id=knee_names(dotted.file)), "A").assign(grade="0")
+    sheet.to_csv(tmp_path / "r.csv", index=False)
+    assert set(read_readings(tmp_path / "r.csv", dotted).reads.knee_id) == set(knee_names(dotted.file)) and len(set(sheet.knee_id)) == len(drawn)
+
 def test_blanks_trailing_commas_and_unread_rows_do_no_harm(tmp_path, drawn):
     k, path = list(drawn.knee_id), tmp_path / "r.csv"
     path.write_text(f"reader , knee_id,grade\nA,{k[0]},0,\nA ,{k[1]} , 2 ,\n A,{k[2]},,\n\nB,{k[0]},4,\n")  # a comma too many in every row

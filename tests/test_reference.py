@@ -1,11 +1,11 @@
 """Reference runs: packed, sent, killed, gone on with, handed back, merged."""
-import json, os, shutil, signal, subprocess, sys, time, zipfile
+import io, json, os, shutil, signal, subprocess, sys, time, zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 
-from koa_repro import bare, reference, runs
+from koa_repro import bare, reference, reproduce, runs
 from koa_repro.phantom import make_knees
 from koa_repro.reference import MergeError, Wanted, merge, pack, status, table5_options, train, wanted_runs
 from koa_repro.runs import PROFILES, Profile, Study, find, keep_reference, knees_id, make_run, replicates, study_spec
@@ -130,6 +130,30 @@ def test_other_knees_are_not_packed_and_not_merged(knees, jobs, packed, kept, tm
     with zipfile.ZipFile(tmp_path / "out" / "runs.zip", "a") as z: z.writestr("notes.txt", "mine"); z.writestr(f"{'0' * 12}/spec.json", "{}")
     with pytest.raises(MergeError, match="2 runs were taken in.*000000000000.*notes.txt") as e: merge(tmp_path / "out" / "runs.zip", packed)
     assert len(list(kept.iterdir())) == 2 and "\n" not in str(e.value)
+
+def test_what_is_no_probability_is_not_merged(jobs, packed, kept, tmp_path):
+    far(packed, tmp_path / "work", tmp_path / "out")
+    name = jobs[0].id
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z: content = {n: z.read(n) for n in z.namelist() if n.startswith(name)}
+    softmax = dict(np.load(io.BytesIO(content[f"{name}/softmax.npz"])))
+    for i, bad in enumerate((dict(best=softmax["best"]), softmax | dict(last=softmax["last"] * np.nan), softmax | dict(best=softmax["best"] * 3.5),
+                             softmax | dict(best=softmax["best"][:-1]), softmax | dict(best=np.hstack([softmax["best"], softmax["best"] * 0])))):
+        np.savez(file := io.BytesIO(), **bad)
+        with zipfile.ZipFile(tmp_path / f"{i}.zip", "w") as z:
+            for n, data in (content | {f"{name}/softmax.npz": file.getvalue()}).items(): z.writestr(n, data)
+        with pytest.raises(MergeError, match="no probabilities"): merge(tmp_path / f"{i}.zip", packed)
+    assert not find(jobs[0])
+
+def test_private_knees_never_enter_the_repository(jobs, packed, kept, tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    frame = pd.read_parquet(packed / "knees.parquet")
+    frame.assign(file="test/0/DOE^JANE_1R.png").to_parquet(tmp_path / "pack" / "knees.parquet")
+    zipfile.ZipFile(tmp_path / "runs.zip", "w").close()
+    with pytest.raises(MergeError, match="published"): merge(tmp_path / "runs.zip", tmp_path / "pack")
+    monkeypatch.setattr(Study, "published", property(lambda self: False))
+    private = Study("preview", str(tmp_path), store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    for act in (lambda: train(private, 1), lambda: reference.collect(private), lambda: reproduce.check_kept(private, [])):
+        with pytest.raises(ValueError, match="not the published knees"): act()
 
 def test_a_pack_is_not_written_over_another(knees, jobs, packed, tmp_path):
     shutil.copytree(packed, tmp_path / "pack")

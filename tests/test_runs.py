@@ -6,10 +6,11 @@ import numpy as np, pandas as pd, pytest, torch
 
 from koa_repro import runs
 from koa_repro.losses import HybridLoss
+from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
 from koa_repro.runs import (Run, RunSpec, Study, derived, ensure, find, keep_reference, knees_id, make_run, reopen, replicates, save_knees,
                             state_of, study_frame, study_spec)
-from koa_repro.training import Recipe, predict
+from koa_repro.training import Recipe, Trainer, predict
 
 RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
 
@@ -43,6 +44,30 @@ def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
     a, b = (torch.load(r.path / "weights.pt", weights_only=True) for r in (run, whole))
     for kind in ("best", "last"): assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
     pd.testing.assert_frame_equal(run.predictions("last"), whole.predictions("last"))
+
+def test_a_resumed_training_has_the_threads_that_it_had(knees, spec, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1); make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=1)
+        torch.set_num_threads(2); run = make_run(spec, knees, tmp_path, progress=False, device="cpu")
+        assert torch.get_num_threads() == run.provenance["threads"] == 1
+    finally: torch.set_num_threads(before)
+
+def test_a_damaged_checkpoint_is_named(knees, spec, tmp_path):
+    make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=1)
+    file = tmp_path / ".partial" / spec.id / "checkpoint.pt"
+    for data in (b"", file.read_bytes()[:5000], b"e" * 200):
+        file.write_bytes(data)
+        with pytest.raises(RuntimeError, match=f"checkpoint.pt in {spec.id} is damaged .*delete it"): ensure([spec], tmp_path, knees, progress=False)
+
+def test_a_grade_without_training_knees_is_named(knees, spec):
+    for part, word in (("train", "training"), ("val", "validation")):
+        some = knees.select(~((knees.split == part) & (knees.kl == 2)))
+        with pytest.raises(ValueError, match=f"no {word} knee of class 1"): Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
+
+@pytest.mark.parametrize("values, word", [(dict(gamma=(0, 1)), "gamma"), (dict(brightness=(1.3, .7)), "brightness"), (dict(brightness=(1,)), "brightness"), (dict(epochs=1.5), "epochs")])
+def test_a_recipe_that_cannot_be_is_refused(values, word):
+    with pytest.raises(ValueError, match=word): Recipe(**values)
 
 def test_two_processes_train_once(knees, spec, tmp_path):
     quick = replace(spec, recipe=replace(RECIPE, epochs=1))
