@@ -250,7 +250,7 @@ def draw_comparison(
             ax.plot(x[part.runs_done == 1], part.accuracy[part.runs_done == 1], "s", ms=4, mfc="white", color=color, zorder=3)
     ax.set(xscale="log", xlim=(.35, 420), xlabel="parameters (millions)", ylabel="accuracy on test knees (%)")
     ax.xaxis.set_major_formatter("{x:g}"); ax.margins(y=.12)
-    fig.suptitle(textwrap.fill(f"Table IV: {title}" + ". Hollow squares: one training" * (table.runs_done == 1).any(), 100), fontsize=8)
+    fig.suptitle(textwrap.fill(f"Table IV: {title}" + (". Hollow squares: one training" if (table.runs_done == 1).any() else ""), 100), fontsize=8)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, columnspacing=1); fig.canvas.draw()
     marks = [(r.parameters / 1e6, y) for r in table.itertuples() for y in (r.paper_accuracy, r.accuracy) if np.isfinite(y)]
     taken = [(*(p - 5), *(p + 5)) for p in ax.transData.transform(np.array(marks))]

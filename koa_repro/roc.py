@@ -135,7 +135,7 @@ def draw_roc(
             style, band = _style(row, i), bands[task, row]
             ax.plot([0, *band.fpr], [0, *band.sensitivity], **style)
             if "label" not in style: continue  # the many of Table IV, without a name: fig8_roc.csv has theirs
-            ax.lines[-1].set_label(f"{label(row)}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]" + ", one training" * (r.runs_done == 1))
+            ax.lines[-1].set_label(f"{label(row)}: {r.auc:.2f} [{r.auc_low:.2f}, {r.auc_high:.2f}]" + (", one training" if r.runs_done == 1 else ""))
             face, edge = ("white", style["color"]) if "attention" in row else (style["color"], "white")
             ax.plot(1 - r.specificity, r.sensitivity, "o", ms=5, mfc=face, mec=edge, mew=.8, zorder=3)
             if row in ASKED: ax.fill_between(band.fpr, band.low, band.high, color=style["color"], alpha=.18, lw=0)
