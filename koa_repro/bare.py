@@ -60,6 +60,11 @@ def knees_of(
 class PackError(ValueError):
     "A pack that cannot be used; the message names the file and what to do."
 
+def _put(file: Path, data: bytes):
+    "Write a file that is whole or not there."
+    beside = file.with_suffix(".new")
+    beside.write_bytes(data); os.replace(beside, file)
+
 def receive(
     pack: Path, # the folder that was sent: index.json and some or all of its parts
     work: Path, # folder that outlasts the deliveries
@@ -75,8 +80,8 @@ def receive(
         if there.exists() or not here.exists(): continue
         data = here.read_bytes()
         if hashlib.sha256(data).hexdigest() != part["sha256"]: raise PackError(f"{part['file']} was damaged on the way: send it again.")
-        there.with_suffix(".new").write_bytes(data); os.replace(there.with_suffix(".new"), there)
-    old.with_suffix(".new").write_text(json.dumps(index)); os.replace(old.with_suffix(".new"), old)
+        _put(there, data)
+    _put(old, json.dumps(index).encode())
     return [p["file"] for p in parts if not (work / p["file"]).exists()]
 
 def unpack(work: Path) -> np.ndarray: # (N, 300, 300) uint8, mapped
@@ -127,7 +132,7 @@ def _finish(spec, trainer, knees, folder, index, weights):
     facts = dict(commit=index["commit"], changed=index["changed"], device=device_facts(trainer.device), processor=device_facts(torch.device("cpu")), precision=trainer.precision, engine=trainer.engine, threads=torch.get_num_threads(), torch=torch.__version__,
                  numpy=np.__version__, python=platform.python_version(), best_epoch=trainer.best["epoch"], defaults=defaults(),
                  seconds=sum(row["seconds"] for row in trainer.history), time=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()))
-    (folder / "facts.new").write_text(json.dumps(facts)); os.replace(folder / "facts.new", folder / "facts.json")  # the last act
+    _put(folder / "facts.json", json.dumps(facts).encode())  # the last act
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 def device_facts(device: torch.device) -> str:

@@ -37,12 +37,15 @@ LIGHT = ("siamese-gap", "tiulpin", "tiulpin-64", "antony", "nasser") # what a pr
 
 def label(row: str) -> str:
     "A row's name as it is shown; a network's name in `NETWORKS` is taken for its row's."
-    row = {network_of(name): name for name in (*others(), RELEASED)}.get(row, row)
+    row = _row_of_network().get(row, row)
     return row + (" (DRAE-like)" if row.startswith("Nasser") else "")
 
 def network_of(row: str) -> str: # name in `NETWORKS`
     "The network of a row of Table IV or VI."
     return "siamese-gap" if row.startswith("Ours") else row.lower()
+
+@cache
+def _row_of_network() -> dict[str, str]: return {network_of(name): name for name in (*others(), RELEASED)}
 
 def others() -> list[str]:
     "The sixteen rows of Table IV that are not the paper's own, the best printed accuracy first."

@@ -180,6 +180,7 @@ def _whole_grades(kl, name) -> np.ndarray:
     if (bad := kl % 1 != 0).any(): raise ValueError(f"{name} holds a grade that is no whole number, at position {int(bad.argmax())}: use whole Kellgren-Lawrence grades.")
     return kl.astype(int)
 
+# %% ../nbs/00_knees.ipynb #0f625b50
 @dataclass(eq=False, repr=False)
 class KneeSet:
     "Knees as aligned arrays, one entry a knee. Raises `ValueError` where the arrays do not fit together."

@@ -85,10 +85,14 @@ def status(study: Study) -> pd.DataFrame: # one line a wanted run: table, row, s
     return pd.DataFrame(lines)
 
 # %% ../nbs/34_reference.ipynb #6162a562
-def collect(study: Study) -> list[Path]: # the references that this call made
-    "Keep every wanted run that this study's store holds finished, and the search's trials. Raises `ValueError` for the smoke profile."
+def _check(study):
+    "Raises `ValueError` for a study whose runs are never kept."
     if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
     check_published(study)
+
+def collect(study: Study) -> list[Path]: # the references that this call made
+    "Keep every wanted run that this study's store holds finished, and the search's trials. Raises `ValueError` for the smoke profile."
+    _check(study)
     before, specs = set(references().rglob("spec.json")), [w.spec for w in wanted_runs(study)] + keep_search(study)
     kept = [keep_reference(Run(s, study.runs / s.id)) for s in dict.fromkeys(specs) if (study.runs / s.id / "spec.json").exists()]
     return [p for p in kept if p / "spec.json" not in before]
@@ -99,9 +103,8 @@ def train(
     progress: bool = True,
 ) -> list[Path]: # the references that this call made
     "Work through the list for so many minutes. Raises `ValueError` for a study that has no knees to train on or is never kept."
-    if study.profile == "smoke": raise ValueError("profile='smoke' is never kept as a reference: choose another.")
+    _check(study)
     if study.data == "reference": raise ValueError("The references hold predictions, no knees to train on: give DATA=path/to/knees.")
-    check_published(study)
     missing = [w.spec for w in wanted_runs(study) if not find(w.spec)]
     if missing: study_knees(study, missing[0].grades, missing[0].split)  # read before the clock starts
     try: ensure(missing, study.runs, lambda s: study_knees(study, s.grades, s.split), "local", progress, deadline=time.time() + 60 * minutes)

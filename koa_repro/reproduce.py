@@ -8,7 +8,7 @@ __all__ = ['PAGE', 'ABOUT_PHANTOM', 'reproduction_notebooks', 'title_of', 'check
            'write_report', 'reproduce', 'check_kept', 'keep_results', 'readme', 'main']
 
 # %% ../nbs/19_reproduce.ipynb #f6fe5cd1
-import argparse, base64, html, io, json, os, re, shutil, sys
+import argparse, base64, html, io, os, re, shutil, sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from PIL import Image
 from .claims import paper_numbers
 from .comparison import label
 from .hybrid import LOSS_NAMES
-from .house import provenance, repository, writable
+from .house import facts_of, provenance, repository, writable
 from .runs import PROFILES, Run, Study, check_published, keep_reference, read_spec
 
 # %% ../nbs/19_reproduce.ipynb #664f129b
@@ -111,7 +111,7 @@ def refresh(
 ):
     "Execute the library's own notebooks and the index, and put their outputs back. Raises `ValueError` where the prefix fits none of them."
     import tempfile
-    own = [n for n in sorted((repository() / "nbs").glob("*.ipynb")) if n not in reproduction_notebooks() and n.name.startswith(prefix)]
+    own = sorted(n for n in {*(repository() / "nbs").glob("*.ipynb")} - {*reproduction_notebooks()} if n.name.startswith(prefix))
     if not own: raise ValueError(f"{prefix!r} fits no notebook of the library: choose the beginning of a name from 00 to 19, or index.")
     for notebook in own:
         with tempfile.TemporaryDirectory() as folder: carry_outputs(execute(notebook, Path(folder)), notebook)
@@ -123,7 +123,7 @@ def made_of(
     since: str, # as `provenance` writes a time
 ) -> bool:
     "Whether it was made of this study, then or later: a folder may hold what another study, or code as it was, left there."
-    facts = json.loads(file.with_name(file.name + ".json").read_text())
+    facts = facts_of(file)
     return facts.get("study", "").endswith(study.says) and facts["time"] >= since
 
 def read_result(
@@ -133,7 +133,7 @@ def read_result(
 ) -> tuple[pd.DataFrame, str]: # the table, without lines where there is none; the study that it is of
     file = folder / f"{name}.csv"
     if not file.exists() or not counts(file): return pd.DataFrame(columns=["row"]), ""
-    return pd.read_csv(file), json.loads(file.with_name(file.name + ".json").read_text())["study"]
+    return pd.read_csv(file), facts_of(file)["study"]
 
 def with_interval(
     row: pd.Series,
@@ -158,8 +158,11 @@ def _lines(title, result, done, tell, name=lambda r: _told(r["row"])) -> list[di
     table, study = result
     if table.empty: return []
     run = table.eval(done)
-    left = "; ".join(map(name, _each(table[~run])))
-    return [_line(f"{title}, {name(r)}", *tell(r), study) for r in _each(table[run])] + ([_line(f"{title}: {left}", np.nan, "not run", 0, study)] if left else [])
+    return [_line(f"{title}, {name(r)}", *tell(r), study) for r in _each(table[run])] + _not_run(title, map(name, _each(table[~run])), study)
+
+def _not_run(title, names, study) -> list[dict]:
+    "One line that names all that were not run; none where there are none."
+    return [_line(f"{title}: {left}", np.nan, "not run", 0, study)] if (left := "; ".join(names)) else []
 
 def _each(table): return [r for _, r in table.iterrows()]
 
@@ -192,8 +195,7 @@ def hybrid_lines(
     parts = (("ce", "cross-entropy", "runs_ce"), ("hybrid", "hybrid loss", "runs_hybrid"), ("difference", "hybrid minus cross-entropy", "runs_done"))
     lines = [_line(f"Table VI, {_told(r['row'])}, {name_of}", r[f"paper_{name}"], with_interval(r, name), f"{r[runs]} of {r.runs_wanted}", study)
              for r in _each(table) for name, name_of, runs in parts if r[runs]]
-    left = "; ".join(map(_told, table[table.runs_ce + table.runs_hybrid == 0].row))
-    return lines + ([_line(f"Table VI: {left}", np.nan, "not run", 0, study)] if left else [])
+    return lines + _not_run("Table VI", map(_told, table[table.runs_ce + table.runs_hybrid == 0].row), study)
 
 # %% ../nbs/19_reproduce.ipynb #6e50c922
 def _reader_lines(table, study) -> list[dict]:
@@ -202,8 +204,7 @@ def _reader_lines(table, study) -> list[dict]:
     ours = table[table.row.str.startswith("Ours")]
     lines = [_line(f"Table VII, {_told(r['row'])}, {name} on {r.knees} knees", model[name] if r["row"] == "Ours, hybrid" else np.nan, with_interval(r, name), r.trainings, study)
              for r in _each(ours[ours.trainings > 0]) for name in names]
-    if left := "; ".join(map(_told, ours[ours.trainings == 0].row)): lines.append(_line(f"Table VII: {left}", np.nan, "not run", 0, study))
-    return lines + ([_line("Table VII: the readers", np.nan, "no readings here; simulated ones are shown in the notebook", "", study)] if "SIMULATED" in study else [])
+    return lines + _not_run("Table VII", map(_told, ours[ours.trainings == 0].row), study) + ([_line("Table VII: the readers", np.nan, "no readings here; simulated ones are shown in the notebook", "", study)] if "SIMULATED" in study else [])
 
 def _confidence_lines(table, study) -> list[dict]:
     if table.empty: return []
@@ -285,12 +286,12 @@ def keep_results(
     for origin in study.target.glob("*.json"):
         if not made_of(origin.with_suffix(""), study, since): continue
         shutil.copy2(origin, figures); shutil.copy2(origin.with_suffix(""), figures)
-        for id in json.loads(origin.read_text()).get("runs", []):
+        for id in facts_of(origin.with_suffix("")).get("runs", []):
             if study.real and (study.runs / id / "spec.json").exists(): keep_reference(Run(read_spec((study.runs / id / "spec.json").read_text()), study.runs / id))
     for copy in copies:
         if study.real != (copy.stem in ABOUT_PHANTOM): carry_outputs(copy, repository() / "nbs" / copy.name)
     if study.real:
-        from koa_repro.search import keep_search
+        from koa_repro.search import keep_search  # with optuna, which nothing else here needs
         keep_search(study)
 
 # %% ../nbs/19_reproduce.ipynb #64de37c5

@@ -142,7 +142,7 @@ def draw_roc(
         if part.runs_done.any(): ax.plot([], [], "o", color="0.5", ms=4, label="threshold 0.5 (hollow: channel attention)"); ax.plot([], [], " ", label="shaded: 95%, pointwise")
         else: ax.text(.5, .5, "not run", ha="center", va="center", backgroundcolor="white")
         if task == "two grades": ax.plot(*_printed_point(), "D", ms=6, mfc="none", mec=COLORS["paper"], ls="none", label="paper, Table VII: Model")
-        absent = "; ".join([*(r if r == LEAD else NAMED.get(r, r) for r in part.index[part.runs_done == 0]), *([f"{more[task]} more networks"] if more.get(task) else [])])
+        absent = "; ".join([*map(label, part.index[part.runs_done == 0]), *([f"{more[task]} more networks"] if more.get(task) else [])])
         unnamed = sum(r not in NAMED and not r.startswith("Ours") for r in part.index)
         words = [*([f"other networks, thin grey: {unnamed}"] if unnamed else []), "paper, AUC: " + ", ".join(f"{n} {a:.2f}" for n, a in printed_auc(task).items()), *([f"not run: {absent}"] if absent else [])]
         for line in words: ax.plot([], [], " ", label=textwrap.fill(line, 46))

@@ -429,6 +429,7 @@ def study_frame(study: Study, grades: Sequence[int] = (0, 2), split: str = "offi
     frame = frame[frame.kl.isin(grades)]
     return frame if split == "official" else frame.assign(split=assign_splits(frame.kl.to_numpy(), frame.participant.to_numpy(), split, 0, frame.side.to_numpy()))
 
+# %% ../nbs/12_runs.ipynb #d3dbd7c1
 def study_spec(
     study: Study,
     seed: int = 0,

@@ -42,9 +42,9 @@ class Recipe:
             if getattr(self, name) != int(getattr(self, name)): raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
             object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("rate", "weight_decay", "rotation"): object.__setattr__(self, name, float(getattr(self, name)))  # 7 and 7. are the same recipe
-        for name in ("brightness", "gamma"): object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         for name in ("brightness", "gamma"):
-            if len(v := getattr(self, name)) != 2 or not 0 < v[0] <= v[1] < math.inf: raise ValueError(f"{name}={v} must be two positive numbers, the lower first.")
+            object.__setattr__(self, name, v := tuple(map(float, getattr(self, name))))
+            if len(v) != 2 or not 0 < v[0] <= v[1] < math.inf: raise ValueError(f"{name}={v} must be two positive numbers, the lower first.")
         if self.schedule not in ("constant", "onecycle"): raise ValueError(f"schedule={self.schedule!r} is not known: choose constant or onecycle.")
         if self.targets not in ("epoch", "batch", "slice"): raise ValueError(f"targets={self.targets!r} is not known: choose epoch, batch or slice.")
         if self.epochs < 1 or self.batch < 2: raise ValueError(f"epochs={self.epochs}, batch={self.batch}: at least 1 epoch and 2 knees a batch are needed.")
@@ -128,7 +128,6 @@ class _Steps:
         train, val = knees.where(split="train"), knees.where(split="val")
         for name, part in (("training", train), ("validation", val)):
             if not len(part): raise ValueError(f"There is no {name} knee in {knees.name}: choose another split.")
-        for name, part in (("training", train), ("validation", val)):
             if lacking := set(map(int, knees.label)) - set(map(int, part.label)): raise ValueError(f"There is no {name} knee of class {min(lacking)} in {knees.name}: give every grade {name} knees.")
         aside = set_aside(train, seed) if recipe.targets == "slice" else None
         if aside is not None: train, aside = train.select(~aside), train.select(aside)
