@@ -47,29 +47,29 @@ $(STAMP): constraints.txt pyproject.toml
 	touch $(STAMP)
 
 reproduce: setup ## execute the reproduction notebooks (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=20) and write the report
-	@$(BIN)/python -m koa_repro.reproduce $(STUDY)
+	@$(BIN)/python -m koa_repro.tools.reproduce $(STUDY)
 
 figures: setup ## the same, and keep it: outputs in the notebooks, results in figures/, runs among the references
-	@$(BIN)/python -m koa_repro.reproduce $(STUDY) --carry
+	@$(BIN)/python -m koa_repro.tools.reproduce $(STUDY) --carry
 
 reference: setup ## train wanted runs for MINUTES on the knees in DATA, and keep those that finish among the references
-	@$(BIN)/python -m koa_repro.reference train --minutes "$(MINUTES)" $(GIVEN_ONLY)
+	@$(BIN)/python -m koa_repro.tools.reference train --minutes "$(MINUTES)" $(GIVEN_ONLY)
 
 collect: setup ## keep what STORE holds of the wanted runs and of the searches among the references
-	@$(BIN)/python -m koa_repro.reference collect $(GIVEN_ONLY)
+	@$(BIN)/python -m koa_repro.tools.reference collect $(GIVEN_ONLY)
 
 pack: setup ## knees in DATA and open jobs as a FOLDER for a machine with nothing but PyTorch
-	@$(BIN)/python -m koa_repro.reference pack --folder "$(FOLDER)" $(GIVEN_ONLY)
+	@$(BIN)/python -m koa_repro.tools.reference pack --folder "$(FOLDER)" $(GIVEN_ONLY)
 
 merge: setup ## take in what such a machine handed back (RUNS=runs.zip, FOLDER of the pack)
-	@$(BIN)/python -m koa_repro.reference merge --folder "$(FOLDER)" --runs "$(RUNS)" $(GIVEN_ONLY)
+	@$(BIN)/python -m koa_repro.tools.reference merge --folder "$(FOLDER)" --runs "$(RUNS)" $(GIVEN_ONLY)
 
 status: setup ## the wanted runs of PROFILE, and what there is of them
-	@$(BIN)/python -m koa_repro.reference status $(GIVEN_ONLY)
+	@$(BIN)/python -m koa_repro.tools.reference status $(GIVEN_ONLY)
 
 test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^[2-9]|^index'
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^index' --skip_folder_re '^(paper|beyond)$$'
 	$(BIN)/python -m pytest -q
 
 lab: setup ## open the notebooks
@@ -81,12 +81,12 @@ bench: setup ## this engine against the usual loop, on the same knees and networ
 engines: setup ## what precision, recording, compiling and company bring to a training on this device
 	@$(BIN)/python tests/bench_engines.py
 
-notebooks: setup ## execute library notebooks in place (NB=10_training, or all of them)
-	@$(BIN)/python -m koa_repro.reproduce --refresh "$(NB)"
+notebooks: setup ## execute library notebooks in place (NB=6_training, or all of them)
+	@$(BIN)/python -m koa_repro.tools.reproduce --refresh "$(NB)"
 
 readme: setup ## README.md from nbs/index.ipynb
-	@$(BIN)/python -c 'from koa_repro.reproduce import readme; text = readme(); open("README.md", "w").write(text)'
+	@$(BIN)/python -c 'from koa_repro.tools.reproduce import readme; text = readme(); open("README.md", "w").write(text)'
 
 docs: setup ## the notebooks as HTML pages, in build/docs
-	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs nbs/*.ipynb --log-level WARN
+	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs nbs/*.ipynb nbs/*/*.ipynb --log-level WARN
 	echo "The pages: build/docs/index.html"

@@ -4,38 +4,65 @@ The usual loop: a Dataset that opens each image with Pillow, rotates, brightens 
 patches; a DataLoader with one worker a core; float32; eager. Each side runs in a process of its own, the two in turn,
 so that a drift of the machine's speed meets both. `python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
 """
-import json, os, resource, subprocess, sys, tempfile, time, warnings
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
+import torch
 from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, Dataset
 
-from koa_repro.data import load_knees, real_knees, KneeSet
-from koa_repro.house import processor
+from koa_repro.data import KneeSet, load_knees, real_knees
 from koa_repro.model import SiameseGAP
+from koa_repro.paths import processor
 from koa_repro.phantom import make_knees
 from koa_repro.training import Recipe, Trainer, draw_epoch, has_bf16
 
 BATCH = 32
 
+
 class UsualKnees(Dataset):
-    def __init__(self, folder, files, sides, labels): self.folder, self.files, self.sides, self.labels = folder, files, sides, labels
-    def __len__(self): return len(self.files)
+    def __init__(self, folder, files, sides, labels):
+        self.folder, self.files, self.sides, self.labels = folder, files, sides, labels
+
+    def __len__(self):
+        return len(self.files)
+
     def __getitem__(self, i):
-        image = Image.open(self.folder / self.files[i]).convert("L").resize((300, 300), Image.Resampling.BICUBIC)
-        if self.sides[i] == "L": image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = (
+            Image.open(self.folder / self.files[i])
+            .convert("L")
+            .resize((300, 300), Image.Resampling.BICUBIC)
+        )
+        if self.sides[i] == "L":
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image = image.rotate(np.random.uniform(-15, 15), Image.Resampling.BILINEAR)
-        image = ImageEnhance.Brightness(image).enhance(np.random.uniform(.7, 1.3))
+        image = ImageEnhance.Brightness(image).enhance(np.random.uniform(0.7, 1.3))
         gamma = float(np.exp(np.random.uniform(-np.log(2), np.log(2))))
         x = torch.from_numpy((np.asarray(image, np.float32) / 255) ** gamma)
         patches = x[100:228, :128], x[100:228, 172:].flip(1)
-        return *[(p[None] - .5) / .25 for p in patches], int(self.labels[i])
+        return *[(p[None] - 0.5) / 0.25 for p in patches], int(self.labels[i])
+
 
 def usual(knees, folder, steps, precision):
     train = knees.split == "train"
-    loader = DataLoader(UsualKnees(folder, knees.file[train], knees.side[train], knees.label[train]), BATCH, shuffle=True, drop_last=True, num_workers=os.cpu_count())
-    knees.images = knees.images[:0]  # this loop reads its files itself: the set in memory must not count as its own
+    loader = DataLoader(
+        UsualKnees(folder, knees.file[train], knees.side[train], knees.label[train]),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=os.cpu_count(),
+    )
+    knees.images = knees.images[
+        :0
+    ]  # this loop reads its files itself: the set in memory must not count as its own
     model = SiameseGAP().train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=3e-4)
     times, batches = [], iter(loader)
@@ -43,53 +70,90 @@ def usual(knees, folder, steps, precision):
         start = time.perf_counter()
         lateral, medial, labels = next(batches)
         loss = torch.nn.functional.cross_entropy(model(lateral, medial), labels)
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
         times.append(time.perf_counter() - start)
     return times[2:]
 
+
 def engine(knees, folder, steps, precision):
-    trainer = Trainer(SiameseGAP(), torch.nn.CrossEntropyLoss(), knees, Recipe(batch=BATCH), precision=precision, device="cpu")
+    trainer = Trainer(
+        SiameseGAP(),
+        torch.nn.CrossEntropyLoss(),
+        knees,
+        Recipe(batch=BATCH),
+        precision=precision,
+        device="cpu",
+    )
     order, change = (torch.from_numpy(d) for d in draw_epoch(trainer.labels, trainer.recipe, 0, 0))
-    trainer.model.train(); times = []
+    trainer.model.train()
+    times = []
     for i in range(steps + 2):
         start = time.perf_counter()
         trainer.step(order[i], change[i])[0].item()
         times.append(time.perf_counter() - start)
     return times[2:]
 
+
 def some_knees(folder: Path) -> tuple[KneeSet, Path]:
     "The real knees where they are; else phantoms, written out as files for the usual loop."
-    if (real := real_knees()): return load_knees(real), Path(real)
+    if real := real_knees():
+        return load_knees(real), Path(real)
     knees = make_knees(BATCH * 40, seed=0)
     for image, file in zip(knees.images, knees.file):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True); Image.fromarray(image).save(folder / file)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / file)
     return knees, folder
 
-SIDES = {"usual": (usual, "float32", "the usual loop (Pillow, DataLoader, float32, eager)"), "float32": (engine, "float32", "this engine, float32"),
-         "auto": (engine, "auto", "this engine, as it runs by default")}
+
+SIDES = {
+    "usual": (usual, "float32", "the usual loop (Pillow, DataLoader, float32, eager)"),
+    "float32": (engine, "float32", "this engine, float32"),
+    "auto": (engine, "auto", "this engine, as it runs by default"),
+}
+
 
 def child(side, steps):
     work, precision, _ = SIDES[side]
     with tempfile.TemporaryDirectory() as folder:
         knees, folder = some_knees(Path(folder))
         name, times = knees.name, work(knees, folder, steps, precision)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (side == "usual")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(
+            resource.RUSAGE_CHILDREN
+        ).ru_maxrss * (side == "usual")
         # the mean, not the median: batches that the workers had ready beforehand must not hide what the next ones cost
         print(json.dumps(dict(rate=BATCH / float(np.mean(times)), peak=peak / 2**20, knees=name)))
+
 
 def main(steps=10, rounds=2):
     found = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side in found:
-            out = subprocess.run([sys.executable, "-W", "ignore", __file__, side, str(steps)], stdout=subprocess.PIPE, text=True, check=True).stdout
+            out = subprocess.run(
+                [sys.executable, "-W", "ignore", __file__, side, str(steps)],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
             found[side].append(json.loads(out.splitlines()[-1]))
-    print(f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {'yes' if has_bf16('cpu') else 'no'}; {found['auto'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps")
+    print(
+        f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {'yes' if has_bf16('cpu') else 'no'}; {found['auto'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps"
+    )
     usual_rate = np.array([f["rate"] for f in found["usual"]])
     for side, (_, _, name) in SIDES.items():
         rate = np.array([f["rate"] for f in found[side]])
-        print(f"{name:52s} {np.median(rate):7.1f} knees/s   ratio {np.median(rate / usual_rate):.2f} (rounds {', '.join(f'{r:.2f}' for r in rate / usual_rate)})   peak {max(f['peak'] for f in found[side]):.2f} GiB")
-    print("peak memory: the process's highest while it read the set and trained; for the usual loop with its largest worker added once")
+        print(
+            f"{name:52s} {np.median(rate):7.1f} knees/s   ratio {np.median(rate / usual_rate):.2f} (rounds {', '.join(f'{r:.2f}' for r in rate / usual_rate)})   peak {max(f['peak'] for f in found[side]):.2f} GiB"
+        )
+    print(
+        "peak memory: the process's highest while it read the set and trained; for the usual loop with its largest worker added once"
+    )
+
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1] in SIDES: child(sys.argv[1], int(sys.argv[2]))
-    else: main(*map(int, sys.argv[1:]))
+    if len(sys.argv) > 1 and sys.argv[1] in SIDES:
+        child(sys.argv[1], int(sys.argv[2]))
+    else:
+        main(*map(int, sys.argv[1:]))

@@ -1,12 +1,17 @@
-import os, pathlib
+import os
+import pathlib
+
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
 
 @pytest.fixture(scope="session")
 def knees_folder():
     "The real knees, where they are; tests that need them skip elsewhere."
     from koa_repro.data import real_knees
+
     folder = real_knees()
-    if folder is None: pytest.skip("the public knees are not here: set KOA_KNEES to their folder")
+    if folder is None:
+        pytest.skip("the public knees are not here: set KOA_KNEES to their folder")
     return pathlib.Path(folder)

@@ -1,12 +1,13 @@
 """koa_repro.stats, the part on agreement: against other libraries, against counting every case, and at the edges where formulas break."""
+
 import time
 from itertools import product
 from math import comb
 
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 from sklearn import metrics as sk
@@ -24,39 +25,52 @@ def calls(both, only_a, only_b, neither):
     return np.repeat([[0, 0, 1, 1], [0, 1, 0, 1]], [both, only_a, only_b, neither], axis=1)
 
 
-def same(a, b): return a == pytest.approx(b, abs=1e-10, nan_ok=True)
+def same(a, b):
+    return a == pytest.approx(b, abs=1e-10, nan_ok=True)
 
 
 # kappa
 
+
 @quick
-@given(st.integers(2, 60), st.integers(2, 5), st.sampled_from([None, "linear", "quadratic"]), st.integers(0, 10_000))
+@given(
+    st.integers(2, 60),
+    st.integers(2, 5),
+    st.sampled_from([None, "linear", "quadratic"]),
+    st.integers(0, 10_000),
+)
 def test_kappa_agrees_with_scikit_learn_and_with_copied_knees(n, k, weights, seed):
     rng = np.random.default_rng(seed)
     a = rng.integers(0, k, n)
-    b = np.where(rng.random(n) < .6, a, rng.integers(0, k, n))
+    b = np.where(rng.random(n) < 0.6, a, rng.integers(0, k, n))
     theirs = lambda a, b: sk.cohen_kappa_score(a, b, weights=weights, labels=range(k))
     of = stats.kappa_of(a, b, weights, grades=range(k))
     with np.errstate(all="ignore"):
         assert same(of(np.ones((1, n)))[0, 0], theirs(a, b))
         w = rng.integers(0, 3, n)
-        if w.any(): assert same(of(w[None].astype(float))[0, 0], theirs(np.repeat(a, w), np.repeat(b, w)))
+        if w.any():
+            assert same(of(w[None].astype(float))[0, 0], theirs(np.repeat(a, w), np.repeat(b, w)))
 
 
 def test_kappa_over_trainings_is_their_mean():
     rng = np.random.default_rng(0)
     reader = rng.integers(0, 2, 90)
-    network = np.where(rng.random((3, 90)) < .8, reader, 1 - reader)
+    network = np.where(rng.random((3, 90)) < 0.8, reader, 1 - reader)
     found = stats.cohen_kappa(network, reader, np.repeat(np.arange(45), 2), n=500)
     assert found.kappa == pytest.approx(np.mean([sk.cohen_kappa_score(x, reader) for x in network]))
     assert found.seeds == 3 and found.table.to_numpy().sum() == 270 and "seeds" in found.over
-    assert verdict("C16", found) in ("holds", "fails", "not decided") and verdict("C16", found, allowed=False) == "no verdict"
-    assert verdict("C16", stats.cohen_kappa(network[0], reader, n=500)) == "not decided"  # one training
+    assert (
+        verdict("C16", found) in ("holds", "fails", "not decided")
+        and verdict("C16", found, allowed=False) == "no verdict"
+    )
+    assert (
+        verdict("C16", stats.cohen_kappa(network[0], reader, n=500)) == "not decided"
+    )  # one training
 
 
 def test_kappa_interval_covers():
     "Of 200 studies of known kappa, the interval holds it about nineteen times in twenty."
-    rng, p = np.random.default_rng(1), np.array([.45, .05, .08, .42])
+    rng, p = np.random.default_rng(1), np.array([0.45, 0.05, 0.08, 0.42])
     agree, first, second = p[0] + p[3], p[0] + p[1], p[0] + p[2]
     chance = first * second + (1 - first) * (1 - second)
     true, held = (agree - chance) / (1 - chance), 0
@@ -70,16 +84,21 @@ def test_kappa_interval_covers():
 def test_kappa_at_the_edges():
     always, some = np.zeros(30, int), np.arange(30) % 2
     assert stats.cohen_kappa(always, some).kappa == 0
-    assert np.isnan([stats.cohen_kappa(always, always).kappa, stats.cohen_kappa(always, always).low]).all()
+    assert np.isnan(
+        [stats.cohen_kappa(always, always).kappa, stats.cohen_kappa(always, always).low]
+    ).all()
     sizes = [stats.cohen_kappa(np.arange(n) % 2, np.arange(n) % 2, n=200).low for n in (4, 20, 300)]
-    assert sizes == sorted(sizes) and sizes[0] < .2 and .95 < sizes[-1] < 1
+    assert sizes == sorted(sizes) and sizes[0] < 0.2 and 0.95 < sizes[-1] < 1
     people = stats.cohen_kappa(some, some, clusters=np.repeat(np.arange(15), 2), n=200)
     assert people.low < stats.cohen_kappa(some, some, n=200).low
     assert stats.cohen_kappa(1 - some, some).kappa == -1
-    with pytest.raises(ValueError, match="One participant alone"): stats.cohen_kappa(some, some, clusters=np.zeros(30))
+    with pytest.raises(ValueError, match="One participant alone"):
+        stats.cohen_kappa(some, some, clusters=np.zeros(30))
 
 
-@pytest.mark.parametrize("weights, far", [(None, 1), ("linear", 1), ("quadratic", 1), ("quadratic", 4)])
+@pytest.mark.parametrize(
+    "weights, far", [(None, 1), ("linear", 1), ("quadratic", 1), ("quadratic", 4)]
+)
 def test_a_disagreement_more_gives_no_better_bound(weights, far):
     "One miss in 100 had a higher lower end than none, since only no disagreement at all was not left to resampling."
     truth = np.arange(100) % 5 if weights else np.arange(100) % 2
@@ -88,51 +107,85 @@ def test_a_disagreement_more_gives_no_better_bound(weights, far):
         read = truth.copy()
         at = np.flatnonzero(truth == 0)[:misses]
         read[at] = far
-        if not weights and misses > 1: read[np.flatnonzero(truth == 1)[:misses // 2]], read[at[misses - misses // 2:]] = 0, 0
-        lows.append([stats.cohen_kappa(read, truth, who, weights, n=999).low for who in (None, np.arange(100) // 5 % 10 * 5 + np.arange(100) % 5)])
+        if not weights and misses > 1:
+            read[np.flatnonzero(truth == 1)[: misses // 2]], read[at[misses - misses // 2 :]] = 0, 0
+        lows.append(
+            [
+                stats.cohen_kappa(read, truth, who, weights, n=999).low
+                for who in (None, np.arange(100) // 5 % 10 * 5 + np.arange(100) % 5)
+            ]
+        )
     assert (np.diff(lows, axis=0) < 0).all(), lows
     assert (np.diff(lows, axis=1) < 0).all()  # fifty participants know less than a hundred
 
 
 def test_kappas_lower_end_keeps_its_level_with_few_disagreements():
     rng, n = np.random.default_rng(11), 150
-    for apart in (.005, .03):
-        true, drawn, above = 1 - apart / .5, stats.draws(n, 499), 0
+    for apart in (0.005, 0.03):
+        true, drawn, above = 1 - apart / 0.5, stats.draws(n, 499), 0
         for _ in range(300):
             a = rng.integers(0, 2, n)
-            above += stats.cohen_kappa(np.where(rng.random(n) < apart, 1 - a, a), a, drawn=drawn).low > true
+            above += (
+                stats.cohen_kappa(np.where(rng.random(n) < apart, 1 - a, a), a, drawn=drawn).low
+                > true
+            )
         assert above <= 16, (apart, above)  # 2.5% of 300 are 7.5
 
 
 def test_a_reader_of_one_grade_is_not_sure_to_agree_by_chance_alone():
     some = np.arange(300) % 2
     always = stats.cohen_kappa(np.zeros(300, int), some)
-    assert always.kappa == 0 and -.1 < always.low < 0 < always.high < .1 and always.high > .01
-    assert always.at(.99).low < always.low and stats.cohen_kappa(some, some).at(.99).low < stats.cohen_kappa(some, some).low
+    assert always.kappa == 0 and -0.1 < always.low < 0 < always.high < 0.1 and always.high > 0.01
+    assert (
+        always.at(0.99).low < always.low
+        and stats.cohen_kappa(some, some).at(0.99).low < stats.cohen_kappa(some, some).low
+    )
     nothing = stats.cohen_kappa(some * 0, some * 0)
-    assert not nothing.defined and str(nothing) == "undefined: all reads are of one grade" and str(always).startswith("0.00 [-0.0")
+    assert (
+        not nothing.defined
+        and str(nothing) == "undefined: all reads are of one grade"
+        and str(always).startswith("0.00 [-0.0")
+    )
     assert not stats.cohen_kappa(np.stack([some * 0, some]), some * 0).defined
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(a=[0, 1]), "a has 2, b has 3"), (dict(a=[0, None, 1]), "a: the read in row 1 is missing"), (dict(a=[], b=[]), "no knee"),
-    (dict(weights="cubic"), "weights='cubic'"), (dict(grades=(0, 2)), "none of the grades"), (dict(clusters=["p", "q"]), "clusters has 2")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(a=[0, 1]), "a has 2, b has 3"),
+        (dict(a=[0, None, 1]), "a: the read in row 1 is missing"),
+        (dict(a=[], b=[]), "no knee"),
+        (dict(weights="cubic"), "weights='cubic'"),
+        (dict(grades=(0, 2)), "none of the grades"),
+        (dict(clusters=["p", "q"]), "clusters has 2"),
+    ],
+)
 def test_bad_reads_are_named(change, words):
-    with pytest.raises(ValueError, match=words) as e: stats.cohen_kappa(**(dict(a=[0, 1, 1], b=[0, 1, 0]) | change))
+    with pytest.raises(ValueError, match=words) as e:
+        stats.cohen_kappa(**(dict(a=[0, 1, 1], b=[0, 1, 0]) | change))
     assert "\n" not in str(e.value)
 
 
 # McNemar
 
+
 @quick
 @given(st.integers(0, 20), st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
 def test_mcnemar_agrees_with_statsmodels(both, only_a, only_b, neither):
-    if not both + only_a + only_b + neither: return
+    if not both + only_a + only_b + neither:
+        return
     y = np.zeros(both + only_a + only_b + neither)
     got = stats.mcnemar(y, *calls(both, only_a, only_b, neither))
     exact = contingency_tables.mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue
-    assert got.p == pytest.approx(min(exact, 1)) and (got.both, got.only_a, got.only_b, got.neither) == (both, only_a, only_b, neither)
-    assert got.discordant == only_a + only_b and got.difference == pytest.approx((only_a - only_b) / len(y))
+    assert got.p == pytest.approx(min(exact, 1)) and (
+        got.both,
+        got.only_a,
+        got.only_b,
+        got.neither,
+    ) == (both, only_a, only_b, neither)
+    assert got.discordant == only_a + only_b and got.difference == pytest.approx(
+        (only_a - only_b) / len(y)
+    )
     alone = stats.mcnemar(y, *calls(both, only_a, only_b, neither), clusters=np.arange(len(y)))
     assert alone.p == pytest.approx(got.p)
 
@@ -144,7 +197,10 @@ def test_clustered_mcnemar_counts_every_pattern(people, seed):
     who = np.repeat(np.arange(people), rng.integers(1, 4, people))
     y, a, b = rng.integers(0, 2, (3, len(who)))
     net = np.bincount(who, (a == y).astype(int) - (b == y), people)
-    patterns = [abs(np.dot(net, signs)) >= abs(net.sum()) - 1e-9 for signs in product((-1, 1), repeat=people)]
+    patterns = [
+        abs(np.dot(net, signs)) >= abs(net.sum()) - 1e-9
+        for signs in product((-1, 1), repeat=people)
+    ]
     assert stats.mcnemar(y, a, b, who).p == pytest.approx(np.mean(patterns))
 
 
@@ -153,81 +209,133 @@ def test_clustered_mcnemar_is_close_to_durkalski():
     rng = np.random.default_rng(3)
     who = np.repeat(np.arange(400), 2)
     easy = rng.standard_normal(400)[who]
-    a, b = ((easy + shift + rng.standard_normal(800) > -1).astype(int) for shift in (.12, 0))
+    a, b = ((easy + shift + rng.standard_normal(800) > -1).astype(int) for shift in (0.12, 0))
     net = np.bincount(who, a - b)
     z = net.sum() / np.sqrt((net**2).sum())
-    assert stats.mcnemar(np.ones(800), a, b, who).p == pytest.approx(2 * scipy_stats.norm.sf(abs(z)), abs=.02)
+    assert stats.mcnemar(np.ones(800), a, b, who).p == pytest.approx(
+        2 * scipy_stats.norm.sf(abs(z)), abs=0.02
+    )
 
 
 def test_clustered_mcnemar_keeps_its_level():
     rng, low = np.random.default_rng(4), []
     who = np.repeat(np.arange(60), 2)
     for _ in range(600):
-        persons = rng.integers(0, 2, (2, 60))[:, who]  # both knees of a person alike: the plain test would find too much
-        low.append([stats.mcnemar(np.ones(120), *persons, c).p < .05 for c in (who, None)])
+        persons = rng.integers(0, 2, (2, 60))[
+            :, who
+        ]  # both knees of a person alike: the plain test would find too much
+        low.append([stats.mcnemar(np.ones(120), *persons, c).p < 0.05 for c in (who, None)])
     clustered, plain = np.mean(low, 0)
-    assert clustered < .07 and plain > .1
+    assert clustered < 0.07 and plain > 0.1
 
 
 # Wilson
 
+
 @quick
-@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([.9, .95]))
+@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.9, 0.95]))
 def test_wilson_is_statsmodels(n, share, level):
     k = int(share * n)
     got = stats.wilson(np.arange(n) < k, level=level)
-    assert (got.low, got.high) == pytest.approx(proportion_confint(k, n, 1 - level, "wilson")) and (got.hits, got.knees, got.worth) == (k, n, n)
+    assert (got.low, got.high) == pytest.approx(proportion_confint(k, n, 1 - level, "wilson")) and (
+        got.hits,
+        got.knees,
+        got.worth,
+    ) == (k, n, n)
 
 
 def test_wilson_counts_participants():
     rng, who = np.random.default_rng(0), np.repeat(np.arange(100), 2)
-    twins = np.repeat(rng.random(100) < .8, 2)
+    twins = np.repeat(rng.random(100) < 0.8, 2)
     assert 99 < stats.wilson(twins, who).worth < 100
-    assert stats.wilson(np.ones(200), who).worth == 100 and stats.wilson(np.ones(200), who).low < stats.wilson(np.ones(200)).low
-    opposed = np.tile([True, False], 100)  # within a person always one of each: less spread than chance, not counted as more knees
+    assert (
+        stats.wilson(np.ones(200), who).worth == 100
+        and stats.wilson(np.ones(200), who).low < stats.wilson(np.ones(200)).low
+    )
+    opposed = np.tile(
+        [True, False], 100
+    )  # within a person always one of each: less spread than chance, not counted as more knees
     assert stats.wilson(opposed, who).worth == 200
-    with pytest.raises(ValueError, match="row 1 is neither"): stats.wilson([0, 2])
+    with pytest.raises(ValueError, match="row 1 is neither"):
+        stats.wilson([0, 2])
 
 
 def test_clustered_wilson_covers():
     rng, who, held = np.random.default_rng(5), np.repeat(np.arange(75), 2), []
     for _ in range(1000):
-        hits = rng.random(150) < .9
-        alike = rng.random(75) < .6
+        hits = rng.random(150) < 0.9
+        alike = rng.random(75) < 0.6
         hits[1::2] = np.where(alike, hits[::2], hits[1::2])
-        held.append([i.low <= .9 <= i.high for i in (stats.wilson(hits, who), stats.wilson(hits))])
+        held.append([i.low <= 0.9 <= i.high for i in (stats.wilson(hits, who), stats.wilson(hits))])
     clustered, plain = np.mean(held, 0)
-    assert .925 < clustered < .975 and plain < clustered
+    assert 0.925 < clustered < 0.975 and plain < clustered
 
 
 @quick
-@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([.9, .95]))
+@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.9, 0.95]))
 def test_one_knee_a_participant_is_wilsons_interval(n, share, level):
     hits = np.arange(n) < int(share * n)
-    assert stats.wilson(hits, np.arange(n)[::-1], level) == stats.replace(stats.wilson(hits, level=level), over="participants (Wilson)")
+    assert stats.wilson(hits, np.arange(n)[::-1], level) == stats.replace(
+        stats.wilson(hits, level=level), over="participants (Wilson)"
+    )
 
 
 @pytest.mark.parametrize("knees", [2, 3, 5])
 def test_one_hit_more_moves_wilsons_ends_by_little_and_upwards(knees):
     who = np.repeat(np.arange(100), knees)
-    ends = np.array([[i.low, i.high] for i in (stats.wilson(np.arange(100 * knees) % 100 < k, np.tile(np.arange(100), knees)) for k in range(6))])
+    ends = np.array(
+        [
+            [i.low, i.high]
+            for i in (
+                stats.wilson(np.arange(100 * knees) % 100 < k, np.tile(np.arange(100), knees))
+                for k in range(6)
+            )
+        ]
+    )
     assert (np.diff(ends[:, 1]) > 0).all() and (np.diff(ends[:, 0]) >= 0).all()
-    assert np.diff(ends[:, 1]).max() < .02 and stats.wilson(np.zeros(100 * knees), who).worth == pytest.approx(100)
+    assert np.diff(ends[:, 1]).max() < 0.02 and stats.wilson(
+        np.zeros(100 * knees), who
+    ).worth == pytest.approx(100)
 
 
 # DeLong
 
+
 def slow_delong(y, a, b, who):
     "Obuchowski 1997, eqs. for clusters, from all pairs; DeLong's where all are alone."
     up, down = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
-    v = [(np.mean([[(s[i] > s[j]) + .5 * (s[i] == s[j]) for j in down] for i in up], 1), np.mean([[(s[i] > s[j]) + .5 * (s[i] == s[j]) for i in up] for j in down], 1)) for s in (a, b)]
+    v = [
+        (
+            np.mean([[(s[i] > s[j]) + 0.5 * (s[i] == s[j]) for j in down] for i in up], 1),
+            np.mean([[(s[i] > s[j]) + 0.5 * (s[i] == s[j]) for i in up] for j in down], 1),
+        )
+        for s in (a, b)
+    ]
     auc, people = [x[0].mean() for x in v], sorted(set(who))
-    sums = [[[sum(x[part][k] - t for k, i in enumerate((up, down)[part]) if who[i] == g) for g in people] for part in (0, 1)] for x, t in zip(v, auc)]
+    sums = [
+        [
+            [
+                sum(x[part][k] - t for k, i in enumerate((up, down)[part]) if who[i] == g)
+                for g in people
+            ]
+            for part in (0, 1)
+        ]
+        for x, t in zip(v, auc)
+    ]
     m, n, i10, i01 = len(up), len(down), len(set(who[up])), len(set(who[down]))
+
     def cov(r, s):
-        s10, s01 = np.dot(sums[r][0], sums[s][0]) * i10 / ((i10 - 1) * m), np.dot(sums[r][1], sums[s][1]) * i01 / ((i01 - 1) * n)
-        s11 = len(people) / (len(people) - 1) * (np.dot(sums[r][0], sums[s][1]) + np.dot(sums[s][0], sums[r][1]))
+        s10, s01 = (
+            np.dot(sums[r][0], sums[s][0]) * i10 / ((i10 - 1) * m),
+            np.dot(sums[r][1], sums[s][1]) * i01 / ((i01 - 1) * n),
+        )
+        s11 = (
+            len(people)
+            / (len(people) - 1)
+            * (np.dot(sums[r][0], sums[s][1]) + np.dot(sums[s][0], sums[r][1]))
+        )
         return s10 / m + s01 / n + s11 / (m * n)
+
     return auc, cov(0, 0), cov(0, 0) + cov(1, 1) - 2 * cov(0, 1)
 
 
@@ -238,63 +346,102 @@ def test_delong_against_all_pairs(seed, clustered, decimals):
     n = int(rng.integers(8, 40))
     y = np.r_[0, 0, 1, 1, rng.integers(0, 2, n - 4)]
     who = np.r_[0, 1, 2, 3, rng.integers(0, n // 2, n - 4)] if clustered else np.arange(n)
-    a, b = np.round(y * [[1.], [.5]] + rng.standard_normal((2, n)), decimals)
+    a, b = np.round(y * [[1.0], [0.5]] + rng.standard_normal((2, n)), decimals)
     auc, single, variance = slow_delong(y, a, b, who)
-    got, alone = stats.delong(y, a, b, who if clustered else None), stats.delong_interval(y, a, who if clustered else None)
-    assert (got.auc_a, got.auc_b, got.error**2) == pytest.approx((*auc, max(variance, 0)), abs=1e-10)
+    got, alone = (
+        stats.delong(y, a, b, who if clustered else None),
+        stats.delong_interval(y, a, who if clustered else None),
+    )
+    assert (got.auc_a, got.auc_b, got.error**2) == pytest.approx(
+        (*auc, max(variance, 0)), abs=1e-10
+    )
     assert (got.auc_a, alone.estimate) == pytest.approx((sk.roc_auc_score(y, a),) * 2)
     reach = 1.959964 * np.sqrt(max(single, 0))  # the outer of DeLong's ends and Wilson's
-    assert max(auc[0] - reach, 0) + 1e-6 >= alone.low >= 0 and min(auc[0] + reach, 1) - 1e-6 <= alone.high <= 1
-    if got.error > 1e-6: assert (got.p < .05) == (not got.low <= 0 <= got.high)
+    assert (
+        max(auc[0] - reach, 0) + 1e-6 >= alone.low >= 0
+        and min(auc[0] + reach, 1) - 1e-6 <= alone.high <= 1
+    )
+    if got.error > 1e-6:
+        assert (got.p < 0.05) == (not got.low <= 0 <= got.high)
 
 
 def test_clustered_delong_keeps_its_level():
     rng, low, who = np.random.default_rng(6), [], np.repeat(np.arange(80), 2)
     for _ in range(600):
         y = np.repeat(rng.integers(0, 2, 80), 2)
-        a, b = y + np.repeat(rng.standard_normal((2, 80)), 2, axis=1) + .3 * rng.standard_normal((2, 160))
-        low.append([stats.delong(y, a, b, c).p < .05 for c in (who, None)])
+        a, b = (
+            y
+            + np.repeat(rng.standard_normal((2, 80)), 2, axis=1)
+            + 0.3 * rng.standard_normal((2, 160))
+        )
+        low.append([stats.delong(y, a, b, c).p < 0.05 for c in (who, None)])
     clustered, plain = np.mean(low, 0)
-    assert .02 < clustered < .085 and plain > .1
+    assert 0.02 < clustered < 0.085 and plain > 0.1
 
 
 def test_delong_is_close_to_swapping_the_scores_at_random():
     rng = np.random.default_rng(7)
     y = rng.integers(0, 2, 150)
-    a, b = (scipy_stats.rankdata(y * s + rng.standard_normal(150)) for s in (1.3, .9))
+    a, b = (scipy_stats.rankdata(y * s + rng.standard_normal(150)) for s in (1.3, 0.9))
     seen, moved = abs(sk.roc_auc_score(y, a) - sk.roc_auc_score(y, b)), []
     for _ in range(1500):
-        swap = rng.random(150) < .5
-        moved.append(abs(sk.roc_auc_score(y, np.where(swap, b, a)) - sk.roc_auc_score(y, np.where(swap, a, b))) >= seen)
-    assert stats.delong(y, a, b).p == pytest.approx(np.mean(moved), abs=.03)
+        swap = rng.random(150) < 0.5
+        moved.append(
+            abs(
+                sk.roc_auc_score(y, np.where(swap, b, a))
+                - sk.roc_auc_score(y, np.where(swap, a, b))
+            )
+            >= seen
+        )
+    assert stats.delong(y, a, b).p == pytest.approx(np.mean(moved), abs=0.03)
 
 
 def test_delong_at_the_edges():
     y = np.arange(20) % 2
     assert (stats.delong(y, y, y).p, stats.delong(y, y, y).low) == (1, 0)
-    assert stats.delong_interval(y, np.zeros(20)).estimate == .5
+    assert stats.delong_interval(y, np.zeros(20)).estimate == 0.5
     assert stats.delong_interval(y, y).estimate == 1 == stats.delong_interval(y, y).high
-    assert stats.delong_interval(y, y).low == pytest.approx(10 / (10 + 3.841459))  # ten knees of each grade say no more
-    assert stats.delong_interval(y, y, clusters=np.repeat(np.arange(5), 4)).low == pytest.approx(5 / (5 + 3.841459))
+    assert stats.delong_interval(y, y).low == pytest.approx(
+        10 / (10 + 3.841459)
+    )  # ten knees of each grade say no more
+    assert stats.delong_interval(y, y, clusters=np.repeat(np.arange(5), 4)).low == pytest.approx(
+        5 / (5 + 3.841459)
+    )
     many = (np.arange(300) % 2).astype(float)
-    lows = [stats.delong_interval(many, np.r_[many[:300 - wrong], 1 - many[300 - wrong:]] + np.linspace(0, .1, 300)).low for wrong in range(5)]
+    lows = [
+        stats.delong_interval(
+            many, np.r_[many[: 300 - wrong], 1 - many[300 - wrong :]] + np.linspace(0, 0.1, 300)
+        ).low
+        for wrong in range(5)
+    ]
     assert lows == sorted(lows, reverse=True)  # a worse score has no better bound
     some = many + np.random.default_rng(0).standard_normal(300)
-    assert stats.delong_interval(many, some).high == pytest.approx(stats.delong_interval(many, some).estimate + 1.959964 * np.sqrt(slow_delong(many, some, some, np.arange(300))[1]))
+    assert stats.delong_interval(many, some).high == pytest.approx(
+        stats.delong_interval(many, some).estimate
+        + 1.959964 * np.sqrt(slow_delong(many, some, some, np.arange(300))[1])
+    )
     flawless = stats.delong(y, y, np.zeros(20))
-    assert flawless.difference == .5 and np.isnan([flawless.p, flawless.low, flawless.high]).all()
-    for bad, words in ((np.zeros(20), r"20 \(label 0\) and 0"), (np.r_[1, np.zeros(19)], r"19 \(label 0\) and 1"), (2 * y, "row 1 is neither 0 nor 1")):
-        with pytest.raises(ValueError, match=words): stats.delong(bad, y, y)
-    with pytest.raises(ValueError, match="two participants of each grade"): stats.delong_interval(y, y, clusters=y)  # all of a grade one person
+    assert flawless.difference == 0.5 and np.isnan([flawless.p, flawless.low, flawless.high]).all()
+    for bad, words in (
+        (np.zeros(20), r"20 \(label 0\) and 0"),
+        (np.r_[1, np.zeros(19)], r"19 \(label 0\) and 1"),
+        (2 * y, "row 1 is neither 0 nor 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            stats.delong(bad, y, y)
+    with pytest.raises(ValueError, match="two participants of each grade"):
+        stats.delong_interval(y, y, clusters=y)  # all of a grade one person
 
 
 # many readers
+
 
 @quick
 @given(st.integers(2, 40), st.integers(2, 5), st.integers(2, 4), st.integers(0, 10_000))
 def test_fleiss_agrees_with_statsmodels(n, readers, k, seed):
     reads = np.random.default_rng(seed).integers(0, k, (n, readers))
-    with np.errstate(all="ignore"): theirs = inter_rater.fleiss_kappa(inter_rater.aggregate_raters(reads)[0])
+    with np.errstate(all="ignore"):
+        theirs = inter_rater.fleiss_kappa(inter_rater.aggregate_raters(reads)[0])
     assert same(stats.fleiss_kappa(reads, n=100).estimate, theirs)
 
 
@@ -303,165 +450,258 @@ def test_fleiss_agrees_with_statsmodels(n, readers, k, seed):
 def test_alpha_agrees_with_the_package(n, readers, scale, seed):
     krippendorff = pytest.importorskip("krippendorff")
     rng = np.random.default_rng(seed)
-    reads = rng.choice([0., 1., 2., 4.], (n, readers))
-    reads[rng.random((n, readers)) < .3] = np.nan
+    reads = rng.choice([0.0, 1.0, 2.0, 4.0], (n, readers))
+    reads[rng.random((n, readers)) < 0.3] = np.nan
     reads[0, :2] = 0, 1  # at least one pair, and two grades
-    assert same(stats.krippendorff_alpha(reads, scale, n=100).estimate, krippendorff.alpha(reads.T, level_of_measurement=scale, value_domain=[0, 1, 2, 4]))
+    assert same(
+        stats.krippendorff_alpha(reads, scale, n=100).estimate,
+        krippendorff.alpha(reads.T, level_of_measurement=scale, value_domain=[0, 1, 2, 4]),
+    )
 
 
 def test_alpha_of_copied_knees():
     "A weight is a repetition here, too."
     rng = np.random.default_rng(8)
-    reads = rng.integers(0, 3, (12, 3)).astype(float); reads[3, 1] = np.nan
+    reads = rng.integers(0, 3, (12, 3)).astype(float)
+    reads[3, 1] = np.nan
     drawn = stats.draws(12, n=30)
     for scale in stats.SCALES:
-        fast = stats.krippendorff_alpha(reads, scale, n=30, seed=0, level=.5).replicates
-        slow = [stats.krippendorff_alpha(np.repeat(reads, c, axis=0), scale, n=30, level=.5).estimate for c in drawn.counts[:5]]
+        fast = stats.krippendorff_alpha(reads, scale, n=30, seed=0, level=0.5).replicates
+        slow = [
+            stats.krippendorff_alpha(np.repeat(reads, c, axis=0), scale, n=30, level=0.5).estimate
+            for c in drawn.counts[:5]
+        ]
         assert fast[:5] == pytest.approx(slow)
 
 
 def test_many_readers_at_the_edges():
     same_grade = np.zeros((10, 3))
-    assert np.isnan(stats.fleiss_kappa(same_grade).estimate) and np.isnan(stats.krippendorff_alpha(same_grade).estimate)
+    assert np.isnan(stats.fleiss_kappa(same_grade).estimate) and np.isnan(
+        stats.krippendorff_alpha(same_grade).estimate
+    )
     perfect = np.repeat(np.arange(10)[:, None] % 2, 3, axis=1)
     assert stats.fleiss_kappa(perfect).estimate == stats.krippendorff_alpha(perfect).estimate == 1
-    gap = perfect.astype(float); gap[4, 1] = np.nan
-    with pytest.raises(ValueError, match="row 4 lacks a read; use krippendorff_alpha"): stats.fleiss_kappa(gap)
-    with pytest.raises(ValueError, match="no knee was read by two"): stats.krippendorff_alpha([[0, np.nan], [np.nan, 1]])
-    with pytest.raises(ValueError, match="two readers or more"): stats.fleiss_kappa(np.zeros((5, 1)))
-    with pytest.raises(ValueError, match="scale='ratio'"): stats.krippendorff_alpha(perfect, "ratio")
+    gap = perfect.astype(float)
+    gap[4, 1] = np.nan
+    with pytest.raises(ValueError, match="row 4 lacks a read; use krippendorff_alpha"):
+        stats.fleiss_kappa(gap)
+    with pytest.raises(ValueError, match="no knee was read by two"):
+        stats.krippendorff_alpha([[0, np.nan], [np.nan, 1]])
+    with pytest.raises(ValueError, match="two readers or more"):
+        stats.fleiss_kappa(np.zeros((5, 1)))
+    with pytest.raises(ValueError, match="scale='ratio'"):
+        stats.krippendorff_alpha(perfect, "ratio")
 
 
 # non-inferiority and size
 
-def tango(only_a, only_b, n, level=.95):
+
+def tango(only_a, only_b, n, level=0.95):
     "Tango's score interval (1998) for the difference of two paired rates, its ends found by root finding."
     seen, z = (only_a - only_b) / n, scipy_stats.norm.ppf((1 + level) / 2)
+
     def score(d):
         b = (2 * n - only_a + only_b) * d - only_a - only_b
         q = (np.sqrt(b * b - 8 * n * only_b * d * (d - 1)) - b) / (4 * n)
         return (only_a - only_b - n * d) / np.sqrt(max(n * (2 * q + d * (1 - d)), 1e-300))
-    return brentq(lambda d: score(d) - z, -1 + 1e-9, seen - 1e-12), brentq(lambda d: score(d) + z, seen + 1e-12, 1 - 1e-9)
+
+    return brentq(lambda d: score(d) - z, -1 + 1e-9, seen - 1e-12), brentq(
+        lambda d: score(d) + z, seen + 1e-12, 1 - 1e-9
+    )
 
 
-@pytest.mark.parametrize("only_a, only_b, at", [(3, 9, -.1), (0, 4, -.05), (20, 2, .05), (5, 5, .2), (30, 0, .5)])
+@pytest.mark.parametrize(
+    "only_a, only_b, at", [(3, 9, -0.1), (0, 4, -0.05), (20, 2, 0.05), (5, 5, 0.2), (30, 0, 0.5)]
+)
 def test_tangos_score_has_the_likeliest_share(only_a, only_b, at):
     "The share of b alone that maximises the likelihood where a - b is `at`, searched on a grid."
     n, q = 60, np.linspace(max(0, -at), (1 - at) / 2, 400_001)[1:-1]
-    q = q[np.argmax(only_a * np.log(q + at) + only_b * np.log(q) + (n - only_a - only_b) * np.log(1 - 2 * q - at))]
-    assert stats._paired_score(only_a, only_b, n, at) == pytest.approx((only_a - only_b - n * at) / np.sqrt(n * (2 * q + at - at**2)), rel=1e-3)
+    q = q[
+        np.argmax(
+            only_a * np.log(q + at)
+            + only_b * np.log(q)
+            + (n - only_a - only_b) * np.log(1 - 2 * q - at)
+        )
+    ]
+    assert stats._paired_score(only_a, only_b, n, at) == pytest.approx(
+        (only_a - only_b - n * at) / np.sqrt(n * (2 * q + at - at**2)), rel=1e-3
+    )
 
 
 def test_noninferiority_where_one_is_always_right():
     one, none = np.ones(20), np.zeros(20)
-    assert stats.noninferiority(one, none, .05, n=200).shown and stats.noninferiority(one, none, .05, n=200).high == 1
-    lost = stats.noninferiority(none, one, .05, n=200)
-    assert lost.low == -1 < lost.high < -.6 and lost.p > .99 and not lost.shown
+    assert (
+        stats.noninferiority(one, none, 0.05, n=200).shown
+        and stats.noninferiority(one, none, 0.05, n=200).high == 1
+    )
+    lost = stats.noninferiority(none, one, 0.05, n=200)
+    assert lost.low == -1 < lost.high < -0.6 and lost.p > 0.99 and not lost.shown
 
 
-@pytest.mark.parametrize("both, only_a, only_b, neither", [(250, 12, 18, 20), (900, 30, 40, 30), (150, 10, 9, 10)])
+@pytest.mark.parametrize(
+    "both, only_a, only_b, neither", [(250, 12, 18, 20), (900, 30, 40, 30), (150, 10, 9, 10)]
+)
 def test_noninferiority_is_close_to_tango(both, only_a, only_b, neither):
     a, b = calls(both, only_a, only_b, neither) == 0
-    got, n = stats.noninferiority(a, b, .05), len(a)
-    assert (got.low, got.high) == pytest.approx(tango(only_a, only_b, n), abs=.006)
-    assert got.shown == (got.low > -.05) == (got.p <= .025) and got.margin == .05
-    assert got.shown == (verdict("C17", stats.noninferiority(np.tile(a, (2, 1)), b, .05)) == "holds")  # two trainings that say the same
+    got, n = stats.noninferiority(a, b, 0.05), len(a)
+    assert (got.low, got.high) == pytest.approx(tango(only_a, only_b, n), abs=0.006)
+    assert got.shown == (got.low > -0.05) == (got.p <= 0.025) and got.margin == 0.05
+    assert got.shown == (
+        verdict("C17", stats.noninferiority(np.tile(a, (2, 1)), b, 0.05)) == "holds"
+    )  # two trainings that say the same
 
 
 def test_noninferiority_without_a_discordant_knee():
     for n in (20, 73, 74, 400):
         same_calls = np.arange(n) % 5 > 0
-        got = stats.noninferiority(same_calls, same_calls, .05)
-        assert (got.low, got.high) == pytest.approx((-3.841459 / (n + 3.841459), 3.841459 / (n + 3.841459)))
-        assert got.shown == (n >= 73) == (got.p <= .025)
-    clustered = stats.noninferiority(same_calls, same_calls, .05, clusters=np.repeat(np.arange(200), 2))
+        got = stats.noninferiority(same_calls, same_calls, 0.05)
+        assert (got.low, got.high) == pytest.approx(
+            (-3.841459 / (n + 3.841459), 3.841459 / (n + 3.841459))
+        )
+        assert got.shown == (n >= 73) == (got.p <= 0.025)
+    clustered = stats.noninferiority(
+        same_calls, same_calls, 0.05, clusters=np.repeat(np.arange(200), 2)
+    )
     assert clustered.high == pytest.approx(3.841459 / 203.841459)
 
 
 @pytest.mark.parametrize("n", [70, 75, 150, 300])
 def test_a_worse_model_is_not_shown_sooner(n):
     for who in (None, np.arange(n) // 2):
-        found = [stats.noninferiority(*(calls(n - k - 5, 0, k, 5) == 0), .05, who, n=999) for k in range(5)]
-        assert (np.diff([f.low for f in found]) < 0).all() and (np.diff([f.p for f in found]) >= 0).all()
-        assert all(f.shown == (f.p <= .025) for f in found)
-    if n == 70: assert not any(f.shown for f in found)
-    assert found[0].at(.99).low < found[0].low
+        found = [
+            stats.noninferiority(*(calls(n - k - 5, 0, k, 5) == 0), 0.05, who, n=999)
+            for k in range(5)
+        ]
+        assert (np.diff([f.low for f in found]) < 0).all() and (
+            np.diff([f.p for f in found]) >= 0
+        ).all()
+        assert all(f.shown == (f.p <= 0.025) for f in found)
+    if n == 70:
+        assert not any(f.shown for f in found)
+    assert found[0].at(0.99).low < found[0].low
 
 
-@pytest.mark.parametrize("n, only_a", [(75, 0), (75, .02), (150, 0), (150, .02), (300, 0), (300, .02)])
+@pytest.mark.parametrize(
+    "n, only_a", [(75, 0), (75, 0.02), (150, 0), (150, 0.02), (300, 0), (300, 0.02)]
+)
 def test_noninferiority_keeps_its_level(n, only_a):
     "At the true margin it may be shown in one study of forty: exactly so of Tango's end, beyond which the bootstrap's can only take away."
-    chance = scipy_stats.multinomial(n, [only_a, only_a + .05, .95 - 2 * only_a])
-    z = scipy_stats.norm.ppf(.975)
-    exact = sum(chance.pmf([i, j, n - i - j]) for i in range(25 if only_a else 1) for j in range(60) if i + j <= n and stats._paired_score(i, j, n, -.05) > z)
-    assert .01 < exact < .025
+    chance = scipy_stats.multinomial(n, [only_a, only_a + 0.05, 0.95 - 2 * only_a])
+    z = scipy_stats.norm.ppf(0.975)
+    exact = sum(
+        chance.pmf([i, j, n - i - j])
+        for i in range(25 if only_a else 1)
+        for j in range(60)
+        if i + j <= n and stats._paired_score(i, j, n, -0.05) > z
+    )
+    assert 0.01 < exact < 0.025
     rng, drawn, shown = np.random.default_rng(n), stats.draws(n, 499), 0
     for _ in range(400):
-        i, j, both = rng.multinomial(n, [only_a, only_a + .05, .95 - 2 * only_a])
+        i, j, both = rng.multinomial(n, [only_a, only_a + 0.05, 0.95 - 2 * only_a])
         a, b = calls(both, i, j, 0) == 0
-        found = stats.noninferiority(a, b, .05, drawn=drawn)
-        assert found.low <= stats._tango(i, j, n, .95)[0] + 1e-9
+        found = stats.noninferiority(a, b, 0.05, drawn=drawn)
+        assert found.low <= stats._tango(i, j, n, 0.95)[0] + 1e-9
         shown += found.shown
     assert shown <= 20  # 2.5% of 400 are 10; of the bootstrap alone 8.8% were
 
 
 def test_noninferiority_over_trainings_and_bad_margins():
     rng = np.random.default_rng(9)
-    reader, network = rng.random(200) < .9, rng.random((3, 200)) < .85
-    got = stats.noninferiority(network, reader, .05, n=500)
+    reader, network = rng.random(200) < 0.9, rng.random((3, 200)) < 0.85
+    got = stats.noninferiority(network, reader, 0.05, n=500)
     assert got.seeds == 3 and got.estimate == pytest.approx(network.mean() - reader.mean())
-    for margin in (0, -.05, 5):
-        with pytest.raises(ValueError, match="margin="): stats.noninferiority(network, reader, margin)
+    for margin in (0, -0.05, 5):
+        with pytest.raises(ValueError, match="margin="):
+            stats.noninferiority(network, reader, margin)
 
 
 @quick
-@given(st.integers(1, 40), st.floats(0, .5), st.floats(0, .5))
+@given(st.integers(1, 40), st.floats(0, 0.5), st.floats(0, 0.5))
 @example(20, 1e-308, 1e-308)
 def test_power_is_the_sum_over_all_tables(n, only_a, only_b):
-    total = 0.
+    total = 0.0
     for i in range(n + 1):
         for j in range(n + 1 - i):
-            if i + j and scipy_stats.binomtest(i, i + j, .5).pvalue <= .05:
-                total += comb(n, i) * comb(n - i, j) * only_a**i * only_b**j * (1 - only_a - only_b)**(n - i - j)
+            if i + j and scipy_stats.binomtest(i, i + j, 0.5).pvalue <= 0.05:
+                total += (
+                    comb(n, i)
+                    * comb(n - i, j)
+                    * only_a**i
+                    * only_b**j
+                    * (1 - only_a - only_b) ** (n - i - j)
+                )
     assert stats.mcnemar_power(n, only_a, only_b) == pytest.approx(total, abs=1e-9)
 
 
-@pytest.mark.parametrize("difference, discordant, power", [(.05, .1, .8), (.05, .05, .9), (.1, .3, .8), (.02, .05, .8)])
+@pytest.mark.parametrize(
+    "difference, discordant, power",
+    [(0.05, 0.1, 0.8), (0.05, 0.05, 0.9), (0.1, 0.3, 0.8), (0.02, 0.05, 0.8)],
+)
 def test_size_is_the_smallest(difference, discordant, power):
     n = stats.study_size(difference, discordant, power)
     shares = (discordant + difference) / 2, (discordant - difference) / 2
-    assert all(stats.mcnemar_power(m, *shares) >= power for m in range(n, n + 25)) and stats.mcnemar_power(n - 1, *shares) < power
-    z = scipy_stats.norm.ppf(.975) * np.sqrt(discordant) + scipy_stats.norm.ppf(power) * np.sqrt(discordant - difference**2)
-    assert n == pytest.approx((z / difference)**2, rel=.15)  # Connor 1987, which is not exact
+    assert (
+        all(stats.mcnemar_power(m, *shares) >= power for m in range(n, n + 25))
+        and stats.mcnemar_power(n - 1, *shares) < power
+    )
+    z = scipy_stats.norm.ppf(0.975) * np.sqrt(discordant) + scipy_stats.norm.ppf(power) * np.sqrt(
+        discordant - difference**2
+    )
+    assert n == pytest.approx((z / difference) ** 2, rel=0.15)  # Connor 1987, which is not exact
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: stats.study_size(0, .1), "cannot be 0"), (lambda: stats.study_size(.2, .1), "nor larger"), (lambda: stats.study_size(.05, .1, 1), "power=1"),
-    (lambda: stats.mcnemar_power(10, -.1, .2), "two shares"), (lambda: stats.mcnemar_power(10, .6, .6), "two shares")])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: stats.study_size(0, 0.1), "cannot be 0"),
+        (lambda: stats.study_size(0.2, 0.1), "nor larger"),
+        (lambda: stats.study_size(0.05, 0.1, 1), "power=1"),
+        (lambda: stats.mcnemar_power(10, -0.1, 0.2), "two shares"),
+        (lambda: stats.mcnemar_power(10, 0.6, 0.6), "two shares"),
+    ],
+)
 def test_impossible_studies_are_refused(call, words):
-    with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(ValueError, match=words):
+        call()
     assert stats.mcnemar_power(50, 0, 0) == 0
 
 
 # alike in doubt, and speed
 
+
 @quick
 @given(st.integers(3, 60), st.integers(0, 2), st.integers(0, 10_000))
 def test_spearman_and_wasserstein_of_copied_knees(n, decimals, seed):
     rng = np.random.default_rng(seed)
-    x, y, w = np.round(rng.random((2, n)), decimals), np.round(rng.random(n), 1), rng.integers(0, 3, n)
-    if w.sum() < 3: return
-    for a, got, gap in zip(x, stats.spearman_of(x, y)(w[None].astype(float))[0], stats.wasserstein_of(x, y)(w[None].astype(float))[0]):
+    x, y, w = (
+        np.round(rng.random((2, n)), decimals),
+        np.round(rng.random(n), 1),
+        rng.integers(0, 3, n),
+    )
+    if w.sum() < 3:
+        return
+    for a, got, gap in zip(
+        x,
+        stats.spearman_of(x, y)(w[None].astype(float))[0],
+        stats.wasserstein_of(x, y)(w[None].astype(float))[0],
+    ):
         one, other = np.repeat(a, w), np.repeat(y, w)
         assert gap == pytest.approx(scipy_stats.wasserstein_distance(one, other), abs=1e-12)
-        if len(set(one)) > 1 and len(set(other)) > 1: assert got == pytest.approx(scipy_stats.spearmanr(one, other).statistic, abs=1e-9)
-        else: assert np.isnan(got)
+        if len(set(one)) > 1 and len(set(other)) > 1:
+            assert got == pytest.approx(scipy_stats.spearmanr(one, other).statistic, abs=1e-9)
+        else:
+            assert np.isnan(got)
 
 
 def test_ten_thousand_resamples_of_a_thousand_knees_take_seconds():
     rng, who = np.random.default_rng(0), np.repeat(np.arange(600), 2)[:1000]
     reads = rng.integers(0, 5, (1000, 4))
-    for f in (lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who), lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who, weights="quadratic"),
-              lambda: stats.fleiss_kappa(reads, who), lambda: stats.krippendorff_alpha(reads, "ordinal", who), lambda: stats.noninferiority(reads[:, 0] < 4, reads[:, 1] < 4, .05, who)):
+    for f in (
+        lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who),
+        lambda: stats.cohen_kappa(reads[:, 0], reads[:, 1], who, weights="quadratic"),
+        lambda: stats.fleiss_kappa(reads, who),
+        lambda: stats.krippendorff_alpha(reads, "ordinal", who),
+        lambda: stats.noninferiority(reads[:, 0] < 4, reads[:, 1] < 4, 0.05, who),
+    ):
         start = time.process_time()
         assert len(f().replicates) == 10_000 and time.process_time() - start < 5

@@ -1,20 +1,23 @@
 """koa_repro.claims: the rules of the plan written out anew, and the paper's printed numbers against one another."""
+
 import csv
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from koa_repro import claims
-from koa_repro.house import manifests
+from koa_repro.paths import manifests
 from koa_repro.stats import Interval, paired_difference
 
 quick = settings(max_examples=40, deadline=None)
 
 
-def interval(low, high, seeds=3): return Interval((low + high) / 2, low, high, np.nan, 0.95, seeds, "")
+def interval(low, high, seeds=3):
+    return Interval((low + high) / 2, low, high, np.nan, 0.95, seeds, "")
 
 
 @quick
@@ -26,10 +29,19 @@ def test_verdicts_follow_the_plan(low, width, margin):
     expected = "holds" if low > 0 else "not decided" if inside(0) and inside(margin) else "fails"
     assert claims.decide(i, "above", margin) == expected
     assert claims.decide(interval(-high, -low), "below", margin) == expected
-    expected = "holds" if -margin < low and high < margin else "fails" if low >= margin or high <= -margin else "not decided"
-    if margin and inside(0) and (inside(margin) or inside(-margin)): assert expected == "not decided"
+    expected = (
+        "holds"
+        if -margin < low and high < margin
+        else "fails"
+        if low >= margin or high <= -margin
+        else "not decided"
+    )
+    if margin and inside(0) and (inside(margin) or inside(-margin)):
+        assert expected == "not decided"
     assert claims.decide(i, "inside", margin) == expected
-    assert claims.decide(interval(low + 0.85, high + 0.85), "reaches", 0.85) == ("holds" if low + 0.85 >= 0.85 else "not decided" if high + 0.85 >= 0.85 else "fails")
+    assert claims.decide(interval(low + 0.85, high + 0.85), "reaches", 0.85) == (
+        "holds" if low + 0.85 >= 0.85 else "not decided" if high + 0.85 >= 0.85 else "fails"
+    )
     expected = "holds" if low > -margin else "fails" if high <= -margin else "not decided"
     assert claims.decide(i, "non-inferior", margin) == expected
     for rule in ("above", "inside", "non-inferior", "exceeds", "contains"):
@@ -38,87 +50,174 @@ def test_verdicts_follow_the_plan(low, width, margin):
 
 
 def test_verdict_edges():
-    assert claims.decide(interval(-0.012, 0.004), "inside", 0.01) == claims.decide(interval(-0.004, 0.012), "inside", 0.01) == "not decided"
+    assert (
+        claims.decide(interval(-0.012, 0.004), "inside", 0.01)
+        == claims.decide(interval(-0.004, 0.012), "inside", 0.01)
+        == "not decided"
+    )
     assert claims.decide(interval(np.nan, np.nan)) == "not decided"
     assert claims.together([]) == "not decided" and claims.together(["holds", "holds"]) == "holds"
-    assert claims.together(["holds", "not decided", "fails"]) == "fails" and claims.together(["holds", "no verdict"]) == "no verdict"
+    assert (
+        claims.together(["holds", "not decided", "fails"]) == "fails"
+        and claims.together(["holds", "no verdict"]) == "no verdict"
+    )
     assert claims.decide(interval(0.88, 0.93), "contains", reference=0.90) == "holds"
     assert claims.decide(interval(0.91, 0.93), "contains", reference=0.90) == "fails"
-    with pytest.raises(ValueError, match="Unknown rule"): claims.decide(interval(0, 1), "beyond")
-    with pytest.raises(ValueError, match="C99"): claims.claim("C99")
+    with pytest.raises(ValueError, match="Unknown rule"):
+        claims.decide(interval(0, 1), "beyond")
+    with pytest.raises(ValueError, match="C99"):
+        claims.claim("C99")
 
 
 def test_every_claim_has_its_rule_or_is_known_to_need_several():
     ids = pd.read_csv(manifests() / "claims.csv").id
     assert set(ids) - set(claims.RULES) == {"C19", "C20", "C22"} and set(claims.RULES) <= set(ids)
-    for id in claims.RULES: assert claims.verdict(id, interval(-9, 9)) == "not decided"
+    for id in claims.RULES:
+        assert claims.verdict(id, interval(-9, 9)) == "not decided"
     assert claims.claim("C04").margin == 0.01
 
 
-@pytest.mark.parametrize("id, ends, expected", [
-    ("C01", (0.002, 0.02), "holds"), ("C01", (-0.01, 0.02), "not decided"), ("C01", (-0.02, -0.001), "fails"),
-    ("C15", (0.001, 0.02), "holds"), ("C15", (-0.004, 0.012), "not decided"), ("C15", (-0.006, 0.004), "fails"),
-    ("C04", (-0.006, 0.007), "holds"), ("C04", (-0.004, 0.012), "not decided"), ("C04", (0.012, 0.03), "fails"), ("C04", (-0.03, -0.012), "fails"),
-    ("C04", (0.002, 0.015), "not decided"), ("C04", (0.005, 0.02), "not decided"), ("C04", (-0.02, -0.005), "not decided"),
-    ("C17", (-0.03, 0.01), "holds"), ("C17", (-0.06, 0.01), "not decided"), ("C17", (-0.08, -0.06), "fails"), ("C17", (-0.06, -0.01), "not decided"),
-    ("C10", (0.83, 0.87), "holds"), ("C10", (0.80, 0.86), "not decided"), ("C10", (0.90, 0.93), "fails"), ("C10", (0.87, 0.89), "not decided"), ("C10", (0.81, 0.83), "not decided"),
-    ("C11", (-0.02, -0.01), "holds"), ("C16", (0.85, 0.9), "holds"), ("C16", (0.8, 0.9), "not decided"), ("C21", (0.9, 0.94), "fails")])
+@pytest.mark.parametrize(
+    "id, ends, expected",
+    [
+        ("C01", (0.002, 0.02), "holds"),
+        ("C01", (-0.01, 0.02), "not decided"),
+        ("C01", (-0.02, -0.001), "fails"),
+        ("C15", (0.001, 0.02), "holds"),
+        ("C15", (-0.004, 0.012), "not decided"),
+        ("C15", (-0.006, 0.004), "fails"),
+        ("C04", (-0.006, 0.007), "holds"),
+        ("C04", (-0.004, 0.012), "not decided"),
+        ("C04", (0.012, 0.03), "fails"),
+        ("C04", (-0.03, -0.012), "fails"),
+        ("C04", (0.002, 0.015), "not decided"),
+        ("C04", (0.005, 0.02), "not decided"),
+        ("C04", (-0.02, -0.005), "not decided"),
+        ("C17", (-0.03, 0.01), "holds"),
+        ("C17", (-0.06, 0.01), "not decided"),
+        ("C17", (-0.08, -0.06), "fails"),
+        ("C17", (-0.06, -0.01), "not decided"),
+        ("C10", (0.83, 0.87), "holds"),
+        ("C10", (0.80, 0.86), "not decided"),
+        ("C10", (0.90, 0.93), "fails"),
+        ("C10", (0.87, 0.89), "not decided"),
+        ("C10", (0.81, 0.83), "not decided"),
+        ("C11", (-0.02, -0.01), "holds"),
+        ("C16", (0.85, 0.9), "holds"),
+        ("C16", (0.8, 0.9), "not decided"),
+        ("C21", (0.9, 0.94), "fails"),
+    ],
+)
 def test_verdicts_of_the_claims(id, ends, expected):
-    assert claims.verdict(id, interval(*ends)) == claims.verdict(id, [interval(*ends)] * 2) == expected
+    assert (
+        claims.verdict(id, interval(*ends)) == claims.verdict(id, [interval(*ends)] * 2) == expected
+    )
     assert claims.verdict(id, interval(*ends, seeds=1)) == "not decided"
     assert claims.verdict(id, interval(*ends), allowed=False) == "no verdict"
 
 
 def test_families():
     clear, unclear, worse = (interval(*x) for x in ((0.01, 0.02), (-0.01, 0.02), (-0.02, -0.01)))
-    assert claims.verdict("C02", dict(a=clear, b=clear)) == "holds" and claims.verdict("C02", []) == "not decided"
-    assert claims.verdict("C02", [clear, unclear]) == "not decided" and claims.verdict("C02", [clear, unclear, worse]) == "fails"
+    assert (
+        claims.verdict("C02", dict(a=clear, b=clear)) == "holds"
+        and claims.verdict("C02", []) == "not decided"
+    )
+    assert (
+        claims.verdict("C02", [clear, unclear]) == "not decided"
+        and claims.verdict("C02", [clear, unclear, worse]) == "fails"
+    )
     for id in ("C19", "C20", "C22"):
-        with pytest.raises(ValueError, match=id): claims.verdict(id, clear, allowed=False)
+        with pytest.raises(ValueError, match=id):
+            claims.verdict(id, clear, allowed=False)
 
 
 @quick
-@given(st.sampled_from(["above", "below", "inside", "non-inferior", "reaches", "exceeds"]), st.floats(-0.1, 0.1), st.floats(0, 0.1), st.sampled_from([0.01, 0.05]), st.floats(0, 1))
+@given(
+    st.sampled_from(["above", "below", "inside", "non-inferior", "reaches", "exceeds"]),
+    st.floats(-0.1, 0.1),
+    st.floats(0, 0.1),
+    st.sampled_from([0.01, 0.05]),
+    st.floats(0, 1),
+)
 def test_nothing_fails_that_is_still_possible(rule, low, width, margin, share):
     "Where a claim fails, no value of the interval, taken for the truth and known exactly, would have it hold."
     truth = low + share * width
-    if claims.decide(interval(low, low + width), rule, margin) == "fails" and rule in ("inside", "non-inferior", "reaches", "exceeds"):
+    if claims.decide(interval(low, low + width), rule, margin) == "fails" and rule in (
+        "inside",
+        "non-inferior",
+        "reaches",
+        "exceeds",
+    ):
         assert claims.decide(interval(truth, truth), rule, margin) != "holds"
-    if claims.decide(interval(low, low + width), rule, margin) == "holds": assert claims.decide(interval(truth, truth), rule, margin) == "holds"
+    if claims.decide(interval(low, low + width), rule, margin) == "holds":
+        assert claims.decide(interval(truth, truth), rule, margin) == "holds"
 
 
 def test_single_trainings_are_named_among_others():
-    said = claims.one_training(dict(Antony=interval(0, 1, 3), Nasser=interval(0, 1, 1), Tiulpin=None))
+    said = claims.one_training(
+        dict(Antony=interval(0, 1, 3), Nasser=interval(0, 1, 1), Tiulpin=None)
+    )
     assert "Nasser" in said and "Antony" not in said and "Tiulpin" not in said
     assert claims.one_training(dict(Antony=interval(0, 1, 2))) == claims.one_training({}) == ""
 
 
 def test_student_verdict_stands_beside():
-    found = claims.both_ways(lambda student: pd.DataFrame(dict(id=["C06"], verdict=[claims.verdict("C06", interval(-.01 if student else .01, .05))])))
-    assert (found.verdict[0], found.verdict_student[0]) == ("holds", "not decided") and "C06 not decided instead of holds" in claims.few_seeds(found)
+    found = claims.both_ways(
+        lambda student: pd.DataFrame(
+            dict(
+                id=["C06"],
+                verdict=[claims.verdict("C06", interval(-0.01 if student else 0.01, 0.05))],
+            )
+        )
+    )
+    assert (found.verdict[0], found.verdict_student[0]) == (
+        "holds",
+        "not decided",
+    ) and "C06 not decided instead of holds" in claims.few_seeds(found)
     assert claims.few_seeds(found.assign(verdict_student="holds")) == ""
 
 
 def test_bootstrapped_intervals_that_decide_nothing():
     x = (np.arange(40) % 5 > 0).astype(float)
-    one = paired_difference(x, x[::-1], clusters=np.arange(40) // 2, n=999) # one seed
+    one = paired_difference(x, x[::-1], clusters=np.arange(40) // 2, n=999)  # one seed
     assert one.seeds == 1 and claims.decide(one) == "not decided"
-    same = paired_difference(np.stack([x, x]), np.stack([x, x]), n=999) # two seeds, and no difference at all
+    same = paired_difference(
+        np.stack([x, x]), np.stack([x, x]), n=999
+    )  # two seeds, and no difference at all
     assert (same.low, same.high) == (0, 0) and claims.decide(same) == "not decided"
 
 
 # the paper's numbers
 
+
 def test_paper_numbers_are_tidy_and_fit_one_another():
     table = claims.paper_numbers()
-    assert not table.duplicated(["table", "row", "column"]).any() and (table[["row", "column", "unit", "section"]] != "").all(axis=None)
-    assert table.groupby("table").size().drop("text").to_dict() == {"III": 12, "IV": 51, "V": 60, "VI": 21, "VII": 18}
+    assert not table.duplicated(["table", "row", "column"]).any() and (
+        table[["row", "column", "unit", "section"]] != ""
+    ).all(axis=None)
+    assert table.groupby("table").size().drop("text").to_dict() == {
+        "III": 12,
+        "IV": 51,
+        "V": 60,
+        "VI": 21,
+        "VII": 18,
+    }
     with open(manifests() / "paper_numbers.csv", newline="") as f:
         assert all(re.fullmatch(r"\d+(\.\d+)?", row["value"]) for row in csv.DictReader(f))
     six = claims.paper_numbers("VI").pivot(index="row", columns="column", values="value")
-    assert (six["accuracy hybrid"] - six["accuracy ce"]).to_numpy() == pytest.approx(six["difference"].to_numpy(), abs=0.006)
+    assert (six["accuracy hybrid"] - six["accuracy ce"]).to_numpy() == pytest.approx(
+        six["difference"].to_numpy(), abs=0.006
+    )
     five = claims.paper_numbers("V").pivot(index="row", columns="column", values="value")
-    assert five[["alpha", "beta", "gamma"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(12)) and five.accuracy.idxmax() == "7:2:1 eps 0.15"
+    assert (
+        five[["alpha", "beta", "gamma"]].sum(axis=1).to_numpy() == pytest.approx(np.ones(12))
+        and five.accuracy.idxmax() == "7:2:1 eps 0.15"
+    )
     four = claims.paper_numbers("IV").pivot(index="row", columns="column", values="value")
-    assert len(four) == 17 and four.accuracy.idxmax() == "Ours" and (four.accuracy[six.index] == six["accuracy ce"]).all()
-    with pytest.raises(ValueError, match="No table"): claims.paper_numbers("VIII")
+    assert (
+        len(four) == 17
+        and four.accuracy.idxmax() == "Ours"
+        and (four.accuracy[six.index] == six["accuracy ce"]).all()
+    )
+    with pytest.raises(ValueError, match="No table"):
+        claims.paper_numbers("VIII")

@@ -1,66 +1,105 @@
 """The other networks of Table IV: their sizes, their views, a step and a prediction each, and their way through the run store."""
-import subprocess, sys
 
-import numpy as np, pytest, torch
+import subprocess
+import sys
 
-from koa_repro.comparators import COMPARATORS, create, fitting, names, weigh, within_share
+import numpy as np
+import pytest
+import torch
+
 from koa_repro.data import GRADES
 from koa_repro.losses import HybridLoss
 from koa_repro.model import multiply_adds
+from koa_repro.networks import COMPARATORS, create, fitting, names, weigh, within_share
+from koa_repro.patches import VIEWS, DeviceKnees, blank, view_of
 from koa_repro.phantom import make_knees
-from koa_repro.runs import PROFILES, Study, knees_id, make_run, reopen, study_spec
-from koa_repro.specs import RunSpec, build_loss, build_network
+from koa_repro.runs import knees_id, make_run, reopen
+from koa_repro.specs import RunSpec, build_network
+from koa_repro.study import PROFILES, Study, study_spec
 from koa_repro.training import Recipe, Trainer, predict
-from koa_repro.views import VIEWS, DeviceKnees, blank, view_of
 
-SIZES = {"densenet-121": 6_949_634, "densenet-161": 26_467_010, "densenet-169": 12_481_538, "densenet-201": 18_090_498, # two outputs, one grey channel
-         "resnet-18": 11_171_266, "resnet-34": 21_279_426, "resnet-50": 23_505_858, "resnet-101": 42_497_986, "resnet-152": 58_141_634,
-         "vgg-11": 195_887_746, "vgg-13": 196_072_642, "vgg-16": 201_384_898, "vgg-19": 206_697_154,
-         "antony": 5_467_234, "tiulpin": 2_366_722, "tiulpin-64": 593_538}
+SIZES = {
+    "densenet-121": 6_949_634,
+    "densenet-161": 26_467_010,
+    "densenet-169": 12_481_538,
+    "densenet-201": 18_090_498,  # two outputs, one grey channel
+    "resnet-18": 11_171_266,
+    "resnet-34": 21_279_426,
+    "resnet-50": 23_505_858,
+    "resnet-101": 42_497_986,
+    "resnet-152": 58_141_634,
+    "vgg-11": 195_887_746,
+    "vgg-13": 196_072_642,
+    "vgg-16": 201_384_898,
+    "vgg-19": 206_697_154,
+    "antony": 5_467_234,
+    "tiulpin": 2_366_722,
+    "tiulpin-64": 593_538,
+}
 QUICK = Recipe(epochs=1, batch=4, pixels=32, schedule="onecycle")
 LIGHT = [n for n in COMPARATORS if not n.startswith("vgg")]
 
-@pytest.fixture(scope="module")
-def knees(): return make_knees(24, seed=4)
 
 @pytest.fixture(scope="module")
-def five(): return make_knees(60, seed=4, grades=GRADES)
+def knees():
+    return make_knees(24, seed=4)
+
+
+@pytest.fixture(scope="module")
+def five():
+    return make_knees(60, seed=4, grades=GRADES)
+
 
 @pytest.mark.parametrize("name", names())
 def test_sizes_to_the_parameter(name):
     count, cost = weigh(COMPARATORS[name])
-    assert cost > 0 and (count == SIZES[name] if name in SIZES else abs(count / 11.37e6 - 1) < .01)
+    assert cost > 0 and (count == SIZES[name] if name in SIZES else abs(count / 11.37e6 - 1) < 0.01)
     assert weigh(COMPARATORS[name], classes=5)[0] > count
+
 
 def trained_one_step(name, knees, loss, precision="float32"):
     torch.manual_seed(0)
-    trainer = Trainer(create(name, len(knees.grades), **fitting(name, 32)), loss, knees, QUICK, precision=precision, device="cpu")
+    trainer = Trainer(
+        create(name, len(knees.grades), **fitting(name, 32)),
+        loss,
+        knees,
+        QUICK,
+        precision=precision,
+        device="cpu",
+    )
     trainer.model.train()
     index = torch.from_numpy(np.linspace(0, len(trainer.train) - 1, 4).astype(int))
     before = [p.detach().clone() for p in trainer.model.parameters()]
-    value, logits = trainer.step(index, torch.tensor([[5., 1.1, .9]]).expand(4, 3))
+    value, logits = trainer.step(index, torch.tensor([[5.0, 1.1, 0.9]]).expand(4, 3))
     assert value.isfinite() and logits.shape == (4, len(knees.grades))
     still = [n for (n, p), b in zip(trainer.model.named_parameters(), before) if torch.equal(p, b)]
     assert not still, f"{name}: {still} did not move"
     return trainer
 
+
 @pytest.mark.parametrize("name", LIGHT)
 def test_every_network_takes_a_step_and_predicts(name, knees):
     trainer = trained_one_step(name, knees, torch.nn.CrossEntropyLoss())
-    assert [v.shape[1:] for v in trainer.val.views(torch.arange(1))] == [b.shape[1:] for b in blank(view_of(trainer.model), 32)]
+    assert [v.shape[1:] for v in trainer.val.views(torch.arange(1))] == [
+        b.shape[1:] for b in blank(view_of(trainer.model), 32)
+    ]
     assert predict(trainer.model, trainer.val).isfinite().all()
+
 
 @pytest.mark.parametrize("name", ["densenet-121", "resnet-18", "nasser", "antony", "tiulpin"])
 def test_five_grades_under_the_hybrid_loss(name, five):
     trainer = trained_one_step(name, five, HybridLoss(5))
     assert predict(trainer.model, trainer.val).shape == (len(trainer.val), 5)
 
+
 def test_half_precision(knees):
-    for name in ("nasser", "tiulpin-64", "antony"): trained_one_step(name, knees, torch.nn.CrossEntropyLoss(), "bf16")
+    for name in ("nasser", "tiulpin-64", "antony"):
+        trained_one_step(name, knees, torch.nn.CrossEntropyLoss(), "bf16")
+
 
 VGGS = """
 import sys, torch
-from koa_repro.comparison import peak_memory
+from koa_repro.paper.table4 import peak_memory
 sys.path.insert(0, 'tests')
 from test_comparators import make_knees, trained_one_step, predict, COMPARATORS
 for name in ('vgg-11', 'vgg-13', 'vgg-16', 'vgg-19'):
@@ -68,37 +107,61 @@ for name in ('vgg-11', 'vgg-13', 'vgg-16', 'vgg-19'):
     assert predict(trainer.model, trainer.val).isfinite().all(); del trainer
 print(peak_memory())
 """
+
+
 def test_the_big_ones_fit_into_memory():
     "VGG once each, in a process of its own whose peak is read."
-    from koa_repro.house import repository
-    done = subprocess.run([sys.executable, "-c", VGGS], cwd=repository(), capture_output=True, text=True)
+    from koa_repro.paths import repository
+
+    done = subprocess.run(
+        [sys.executable, "-c", VGGS], cwd=repository(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 12, f"{done.stdout} GiB"
+
 
 def test_multiply_adds_without_content_are_those_of_a_pass():
     for name in ("antony", "nasser", "tiulpin-64"):
         net = create(name)
         assert weigh(COMPARATORS[name])[1] == multiply_adds(net, *blank(view_of(net)))
 
+
 def test_a_linear_layer_counts_with_and_without_bias():
     x = torch.zeros(1, 5)
     assert [multiply_adds(torch.nn.Linear(5, 7, bias=b), x) for b in (True, False)] == [35, 35]
 
+
 @pytest.mark.parametrize("name", ["nasser", "antony", "tiulpin-64"])
 def test_a_run_is_kept_and_reopened(name, knees, tmp_path):
     "The trained network, taken from its folder, predicts from its own view what the run's predictions say."
-    spec = RunSpec(knees_id(knees.frame()), network=name, options=fitting(name, 32), recipe=QUICK, loss="hybrid")
+    spec = RunSpec(
+        knees_id(knees.frame()),
+        network=name,
+        options=fitting(name, 32),
+        recipe=QUICK,
+        loss="hybrid",
+    )
     run = make_run(spec, knees, tmp_path, progress=False, device="cpu")
     model, seen = reopen(run, knees.where(split="test"))
-    own = run.predictions(); own = own[own.split == "test"]
+    own = run.predictions()
+    own = own[own.split == "test"]
     assert seen.view == view_of(model) and type(model) is type(build_network(spec))
-    np.testing.assert_allclose(predict(model, seen).softmax(1).numpy(), own[["p0", "p1"]], atol=1e-5)
+    np.testing.assert_allclose(
+        predict(model, seen).softmax(1).numpy(), own[["p0", "p1"]], atol=1e-5
+    )
+
 
 def test_each_view_has_its_own_scale(knees):
     for view in VIEWS:
-        values = torch.cat([v.flatten() for v in DeviceKnees(knees, "cpu", view=view).views(torch.arange(len(knees)))])
+        values = torch.cat(
+            [
+                v.flatten()
+                for v in DeviceKnees(knees, "cpu", view=view).views(torch.arange(len(knees)))
+            ]
+        )
         assert abs(values.mean()) < 1e-3 and abs(values.std() - 1) < 1e-3
     assert len({DeviceKnees(knees, "cpu", view=view).scale for view in VIEWS}) == len(VIEWS)
+
 
 def test_every_profile_fits_every_network(tmp_path):
     "A spec of any network can be made, built and run on nothing, whatever the profile's pixels."
@@ -107,28 +170,44 @@ def test_every_profile_fits_every_network(tmp_path):
         for name in ("antony", "nasser", "tiulpin", "resnet-18", "siamese-gap"):
             spec = study_spec(study, network=name)
             net = build_network(spec).eval()
-            assert net(*blank(view_of(net), spec.recipe.pixels)).shape == (1, 2) and spec.recipe == study.settings.recipe
+            assert (
+                net(*blank(view_of(net), spec.recipe.pixels)).shape == (1, 2)
+                and spec.recipe == study.settings.recipe
+            )
 
-def test_names_are_the_papers(): 
+
+def test_names_are_the_papers():
     from koa_repro.claims import paper_numbers
+
     assert set(paper_numbers("IV").row.str.lower()) == set(names()) - {"tiulpin-64"} | {"ours"}
+
 
 def test_auxiliary_reaches_the_gradient_and_is_taken_once(knees):
     torch.manual_seed(0)
     net, labels = create("nasser").train(), torch.tensor([0, 1])
-    net(torch.randn(2, 1, 74, 74)); net.auxiliary(labels).backward()
-    assert net.up[-1].weight.grad.abs().sum() > 0 and net.encode[2].weight.grad.abs().sum() > 0 and net.head.weight.grad is None
-    with pytest.raises(TypeError): net.auxiliary(labels)
+    net(torch.randn(2, 1, 74, 74))
+    net.auxiliary(labels).backward()
+    assert (
+        net.up[-1].weight.grad.abs().sum() > 0
+        and net.encode[2].weight.grad.abs().sum() > 0
+        and net.head.weight.grad is None
+    )
+    with pytest.raises(TypeError):
+        net.auxiliary(labels)
     net.eval()(torch.randn(2, 1, 74, 74))
     assert net.seen is None
+
 
 def test_within_share_falls_as_grades_part():
     g = torch.Generator().manual_seed(0)
     labels, noise = torch.arange(40) % 2, torch.randn(40, 3, generator=g)
     shares = [within_share(noise + gap * labels[:, None], labels).item() for gap in (0, 1, 3, 10)]
-    assert sorted(shares, reverse=True) == shares and 0 <= shares[-1] < .1 < .9 < shares[0] <= 1
+    assert sorted(shares, reverse=True) == shares and 0 <= shares[-1] < 0.1 < 0.9 < shares[0] <= 1
+
 
 def test_monai_is_imported_only_where_it_is_needed():
     code = "import sys; sys.modules['monai'] = None; from koa_repro.specs import RunSpec, build_network; build_network(RunSpec('a', network='antony'))\ntry: build_network(RunSpec('a', network='resnet-18'))\nexcept ImportError as e: print(e)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert "pip install monai" in out and out.count("\n") == 1

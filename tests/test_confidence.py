@@ -1,78 +1,174 @@
-"""koa_repro.calibration and koa_repro.confidence: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+"""koa_repro.calibration and koa_repro.paper.fig5: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from koa_repro.calibration import (CORRECTIONS, MEASURES, binned, calibration_error, confidence_measure, equal_mass, equal_width, fit_temperature, own_shares,
-                                   risk_area, tempered)
-from koa_repro.comparison import ATTENTION
-from koa_repro.confidence import (EVEN, ROWS, TARGETED, both_versions, by_seed, confidence_claims, confidence_parts, confidence_specs, draw_calibration,
-                                  draw_confidence, draw_targets, force_table, grade_difference, in_force, joined, late_medium, lone_rows, loss_specs,
-                                  measure_table, row_names, seed_interval, show_confidence, sliced, stretches, target_table, with_force)
+from koa_repro.calibration import (
+    CORRECTIONS,
+    MEASURES,
+    binned,
+    calibration_error,
+    confidence_measure,
+    equal_mass,
+    equal_width,
+    fit_temperature,
+    own_shares,
+    risk_area,
+    tempered,
+)
 from koa_repro.losses import HybridLoss
+from koa_repro.paper.fig5 import (
+    EVEN,
+    ROWS,
+    TARGETED,
+    both_versions,
+    confidence_claims,
+    confidence_parts,
+    confidence_specs,
+    draw_calibration,
+    draw_confidence,
+    draw_targets,
+    force_table,
+    in_force,
+    late_medium,
+    row_names,
+    seed_interval,
+    show_confidence,
+    sliced,
+    stretches,
+    target_table,
+    with_force,
+)
 from koa_repro.phantom import make_knees
-from koa_repro.runs import OWN_SPLITS, Run, Study, find, references, study_frame, study_spec
+from koa_repro.results import (
+    ATTENTION,
+    by_seed,
+    grade_difference,
+    joined,
+    lone_rows,
+    loss_specs,
+    measure_table,
+)
+from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
+from koa_repro.study import OWN_SPLITS, Study, study_frame, study_spec
 from koa_repro.training import set_aside
 
-UNIT = st.floats(.01, .99)
+UNIT = st.floats(0.01, 0.99)
 
 
-def two(p): return np.stack([1 - np.asarray(p), np.asarray(p)], -1)
+def two(p):
+    return np.stack([1 - np.asarray(p), np.asarray(p)], -1)
 
 
 class Made:
     "A run that was not trained: logits of the true grade spread about `skill`, then multiplied by `heat`."
-    def __init__(self, seed, heat=1., skill=1., n=300, lean=0., medium=.85):
+
+    def __init__(self, seed, heat=1.0, skill=1.0, n=300, lean=0.0, medium=0.85):
         rng, facts = np.random.default_rng([seed, int(10 * skill)]), np.random.default_rng(7)
-        split, kl = np.repeat(["val", "test"], [n, 2 * n]), facts.choice([0, 2], 3 * n, p=(.6, .4))
+        split, kl = (
+            np.repeat(["val", "test"], [n, 2 * n]),
+            facts.choice([0, 2], 3 * n, p=(0.6, 0.4)),
+        )
         z = rng.normal(skill * (kl - 1), 1)  # log odds at equal shares are 2 skill z
         p = two(1 / (1 + np.exp(-heat * 2 * skill * (z + lean))))
-        self.frame = pd.DataFrame(dict(file=[f"k{i}" for i in range(3 * n)], participant=[f"p{i // 2}" for i in range(3 * n)], kl=kl, label=kl // 2,
-                                       split=split, p0=p[:, 0], p1=p[:, 1]))
-        self.spec, self.provenance = SimpleNamespace(grades=(0, 2), loss_options=()), dict(best_epoch=20)
-        self.history = pd.DataFrame(dict(epoch=range(1, 21), c_medium=[.5] * 18 + [medium] * 2, val_accuracy=np.linspace(.5, .8, 20), target_0=.6, target_1=.7,
-                                         val_c_0=np.linspace(.3, .8, 20), val_c_1=np.linspace(.52, .7, 20)))
-    def predictions(self, weights="best"): return self.frame
+        self.frame = pd.DataFrame(
+            dict(
+                file=[f"k{i}" for i in range(3 * n)],
+                participant=[f"p{i // 2}" for i in range(3 * n)],
+                kl=kl,
+                label=kl // 2,
+                split=split,
+                p0=p[:, 0],
+                p1=p[:, 1],
+            )
+        )
+        self.spec, self.provenance = (
+            SimpleNamespace(grades=(0, 2), loss_options=()),
+            dict(best_epoch=20),
+        )
+        self.history = pd.DataFrame(
+            dict(
+                epoch=range(1, 21),
+                c_medium=[0.5] * 18 + [medium] * 2,
+                val_accuracy=np.linspace(0.5, 0.8, 20),
+                target_0=0.6,
+                target_1=0.7,
+                val_c_0=np.linspace(0.3, 0.8, 20),
+                val_c_1=np.linspace(0.52, 0.7, 20),
+            )
+        )
+
+    def predictions(self, weights="best"):
+        return self.frame
 
 
-def made(seeds=3, **rows): return {name: [Made(s, **how) if how is not None else None for s in range(seeds)] for name, how in rows.items()}
+def made(seeds=3, **rows):
+    return {
+        name: [Made(s, **how) if how is not None else None for s in range(seeds)]
+        for name, how in rows.items()
+    }
 
 
 def judged(rows, study=SimpleNamespace(verdict=True), n=999):
     test, val = by_seed(rows), by_seed(rows, "val")
-    versions, temperatures = both_versions(test, val, np.array([.6, .4]))
+    versions, temperatures = both_versions(test, val, np.array([0.6, 0.4]))
     parts = {c: measure_table(versions[c], list(ROWS), n=n) for c in CORRECTIONS}
-    found = confidence_parts({**dict.fromkeys(ROWS, []), **rows}, versions, {c: f for c, (_, f) in parts.items()})
-    table = with_force(pd.concat([t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()], ignore_index=True), force_table(rows))
-    return SimpleNamespace(versions=versions, temperatures=temperatures, table=table, claims=confidence_claims(found, study), found=found, parts=parts)
+    found = confidence_parts(
+        {**dict.fromkeys(ROWS, []), **rows}, versions, {c: f for c, (_, f) in parts.items()}
+    )
+    table = with_force(
+        pd.concat(
+            [t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()],
+            ignore_index=True,
+        ),
+        force_table(rows),
+    )
+    return SimpleNamespace(
+        versions=versions,
+        temperatures=temperatures,
+        table=table,
+        claims=confidence_claims(found, study),
+        found=found,
+        parts=parts,
+    )
 
 
-def verdicts(claims): return claims[claims.verdict != ""].groupby("id").verdict.first().to_dict()
+def verdicts(claims):
+    return claims[claims.verdict != ""].groupby("id").verdict.first().to_dict()
 
 
-@given(st.lists(UNIT, min_size=2, max_size=20), st.floats(.2, 5), UNIT)
+@given(st.lists(UNIT, min_size=2, max_size=20), st.floats(0.2, 5), UNIT)
 def test_a_temperature_can_be_undone_and_calls_the_same(p, T, share):
     p, prior = two(p), np.array([share, 1 - share])
     np.testing.assert_allclose(tempered(tempered(p, T), 1 / T), p, atol=1e-6)
     np.testing.assert_allclose(tempered(tempered(p, prior=prior), prior=1 / prior), p, atol=1e-6)
-    np.testing.assert_allclose(tempered(p, prior=np.array([.5, .5])), p, atol=1e-9)
-    assert ((tempered(p, T)[:, 1] > .5) == (p[:, 1] > .5))[abs(p[:, 1] - .5) > 1e-6].all()
-    assert np.isfinite(tempered(np.array([[1., 0.]]), T)).all()  # a softmax that ran full in single precision
+    np.testing.assert_allclose(tempered(p, prior=np.array([0.5, 0.5])), p, atol=1e-9)
+    assert ((tempered(p, T)[:, 1] > 0.5) == (p[:, 1] > 0.5))[abs(p[:, 1] - 0.5) > 1e-6].all()
+    assert np.isfinite(
+        tempered(np.array([[1.0, 0.0]]), T)
+    ).all()  # a softmax that ran full in single precision
 
 
-@pytest.mark.parametrize("heat", [.5, 1., 4.])
+@pytest.mark.parametrize("heat", [0.5, 1.0, 4.0])
 def test_the_temperature_that_was_planted_is_found(heat):
     frame = Made(1, heat=heat, n=4000).frame
-    assert fit_temperature(frame[["p0", "p1"]].to_numpy(), frame.label.to_numpy(), np.array([.6, .4])) == pytest.approx(heat, rel=.1)
+    assert fit_temperature(
+        frame[["p0", "p1"]].to_numpy(), frame.label.to_numpy(), np.array([0.6, 0.4])
+    ) == pytest.approx(heat, rel=0.1)
 
 
 def naive(called, right, bin_of):
-    return sum(abs(called[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean() for b in set(bin_of))
+    return sum(
+        abs(called[bin_of == b].mean() - right[bin_of == b].mean()) * (bin_of == b).mean()
+        for b in set(bin_of)
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,67 +176,112 @@ def naive(called, right, bin_of):
 def test_weights_are_knees(seed, n):
     "A knee of weight w counts as w knees, in the usual calibration error and in the area; ties among confidences included."
     rng = np.random.default_rng(seed)
-    called, right, w = rng.choice(np.linspace(.5, 1, 8), n), rng.random(n) < .8, rng.integers(0, 4, n)
-    if w.sum() == 0: w[0] = 1
+    called, right, w = (
+        rng.choice(np.linspace(0.5, 1, 8), n),
+        rng.random(n) < 0.8,
+        rng.integers(0, 4, n),
+    )
+    if w.sum() == 0:
+        w[0] = 1
     member, many = equal_width(called), np.repeat(np.arange(n), w)
     got = calibration_error(called, right, member, debias=False)(w[None].astype(float))[0]
     assert got == pytest.approx(naive(called[many], right[many], member.argmax(1)[many]))
     one = np.ones((1, len(many)))
-    assert risk_area(called, right)(w[None].astype(float))[0] == pytest.approx(risk_area(called[many], right[many])(one)[0])
+    assert risk_area(called, right)(w[None].astype(float))[0] == pytest.approx(
+        risk_area(called[many], right[many])(one)[0]
+    )
     shuffled = rng.permutation(n)  # the order of the knees means nothing
-    assert risk_area(called[shuffled], right[shuffled])(np.ones((1, n)))[0] == pytest.approx(risk_area(called, right)(np.ones((1, n)))[0])
+    assert risk_area(called[shuffled], right[shuffled])(np.ones((1, n)))[0] == pytest.approx(
+        risk_area(called, right)(np.ones((1, n)))[0]
+    )
 
 
 def test_debiasing_takes_off_more_where_knees_are_fewer_and_is_blind_to_the_scale_of_weights():
     rng = np.random.default_rng(0)
-    called = .5 + rng.random(400) / 2; right = rng.random(400) < called
-    usual, less = (calibration_error(called, right, equal_mass(called), debias) for debias in (False, True))
-    ones, fewer = np.ones((1, 400)), (rng.random((200, 400)) < .25).astype(float)
+    called = 0.5 + rng.random(400) / 2
+    right = rng.random(400) < called
+    usual, less = (
+        calibration_error(called, right, equal_mass(called), debias) for debias in (False, True)
+    )
+    ones, fewer = np.ones((1, 400)), (rng.random((200, 400)) < 0.25).astype(float)
     off = lambda w: (usual(w) - less(w)).mean()
     assert 0 < off(ones) < off(fewer) and less(3 * ones)[0] == pytest.approx(less(ones)[0])
     resampled = rng.multinomial(400, np.full(400, 1 / 400), 500).astype(float)
     variance = lambda w: np.nanmean(binned(w, called, right, equal_mass(called))[3])
-    assert variance(resampled) == pytest.approx(2 * variance(ones), rel=.1)  # a resample knows that its knees are drawn twice
+    assert variance(resampled) == pytest.approx(
+        2 * variance(ones), rel=0.1
+    )  # a resample knows that its knees are drawn twice
     assert equal_mass(called).sum(0).min() == equal_mass(called).sum(0).max() == 40
 
 
 def test_measures_of_a_network_that_is_known():
     p = joined(by_seed(made(1, ce=dict(n=6000)))["ce"])
     of = lambda q, m: confidence_measure(q, m)(np.ones((1, len(q.label))))[0, 0]
-    fixed = replace(p, probability=tempered(p.probability, prior=np.array([.6, .4])))
-    assert abs(of(fixed, "ece_positive")) < .01 and of(p, "ece_positive") > .03 and abs(of(fixed, "overconfidence")) < .01
-    assert of(p, "ece") < of(p, "ece_positive") / 2  # called too surely KL-2 and not surely enough KL-0: within a bin the two cancel
+    fixed = replace(p, probability=tempered(p.probability, prior=np.array([0.6, 0.4])))
+    assert (
+        abs(of(fixed, "ece_positive")) < 0.01
+        and of(p, "ece_positive") > 0.03
+        and abs(of(fixed, "overconfidence")) < 0.01
+    )
+    assert (
+        of(p, "ece") < of(p, "ece_positive") / 2
+    )  # called too surely KL-2 and not surely enough KL-0: within a bin the two cancel
     assert of(fixed, "brier") < of(p, "brier")
     assert of(p, "brier") == pytest.approx(np.mean((p.score[0] - p.positive) ** 2))
     assert of(p, "own_below") == pytest.approx(1 - of(p, "accuracy"))
-    assert of(p, "called_above") > of(p, "own_above")  # c_s above 0.95 is a right call, the other may be a wrong one
-    flat = replace(p, probability=np.full_like(p.probability, .5))
-    assert of(flat, "aurc") == pytest.approx(1 - of(flat, "accuracy"))  # one tie: all knees are passed on together
-    with pytest.raises(ValueError, match="Unknown measure 'auc'"): confidence_measure(p, "auc")
+    assert of(p, "called_above") > of(
+        p, "own_above"
+    )  # c_s above 0.95 is a right call, the other may be a wrong one
+    flat = replace(p, probability=np.full_like(p.probability, 0.5))
+    assert of(flat, "aurc") == pytest.approx(
+        1 - of(flat, "accuracy")
+    )  # one tie: all knees are passed on together
+    with pytest.raises(ValueError, match="Unknown measure 'auc'"):
+        confidence_measure(p, "auc")
 
 
 def test_planted_overconfidence_decides_c11_and_only_where_it_may(tmp_path):
     cured = judged(made(ce=dict(heat=4), hybrid=dict(heat=1), random=dict(heat=1)))
-    for fig in (draw_confidence(cured.versions["raw"], "made up"), draw_calibration(cured.versions, cured.table, "made up")): fig.savefig(tmp_path / "f.png")
-    assert verdicts(cured.claims)["C11"] == "holds" and set(verdicts(cured.claims)) == {"C10", "C11", "C12", "C18"}
+    for fig in (
+        draw_confidence(cured.versions["raw"], "made up"),
+        draw_calibration(cured.versions, cured.table, "made up"),
+    ):
+        fig.savefig(tmp_path / "f.png")
+    assert verdicts(cured.claims)["C11"] == "holds" and set(verdicts(cured.claims)) == {
+        "C10",
+        "C11",
+        "C12",
+        "C18",
+    }
     worse = judged(made(ce=dict(heat=1), hybrid=dict(heat=4)))
-    assert verdicts(worse.claims)["C11"] == "fails" and verdicts(worse.claims)["C12"] == "not decided"  # the control was not run
+    assert (
+        verdicts(worse.claims)["C11"] == "fails" and verdicts(worse.claims)["C12"] == "not decided"
+    )  # the control was not run
     alone = judged(made(1, ce=dict(heat=4), hybrid=dict(heat=1)))
     assert verdicts(alone.claims)["C11"] == "not decided"  # one training
-    assert set(verdicts(judged(made(ce=dict(heat=4), hybrid=dict(heat=1)), SimpleNamespace(verdict=False)).claims).values()) == {"no verdict"}
+    assert set(
+        verdicts(
+            judged(
+                made(ce=dict(heat=4), hybrid=dict(heat=1)), SimpleNamespace(verdict=False)
+            ).claims
+        ).values()
+    ) == {"no verdict"}
 
 
 def test_less_sure_is_not_better_calibrated():
     "A loss that only flattens the confidences lowers the share above 0.95, and C11 does not hold by it."
-    flat = judged(made(ce=dict(heat=1), hybrid=dict(heat=.3)))
+    flat = judged(made(ce=dict(heat=1), hybrid=dict(heat=0.3)))
     beside = flat.claims[flat.claims.part.str.contains("above 0.95")].iloc[0]
     assert beside.high < 0 and verdicts(flat.claims)["C11"] == "fails" and beside.verdict == ""
 
 
 def test_c12_wants_accuracy_and_brier():
-    both = judged(made(ce={}, hybrid=dict(skill=2.), random=dict(skill=1.)))
+    both = judged(made(ce={}, hybrid=dict(skill=2.0), random=dict(skill=1.0)))
     assert verdicts(both.claims)["C12"] == "holds"
-    assert verdicts(judged(made(ce={}, hybrid=dict(skill=1.), random=dict(skill=2.))).claims)["C12"] == "fails"
+    assert (
+        verdicts(judged(made(ce={}, hybrid=dict(skill=1.0), random=dict(skill=2.0))).claims)["C12"]
+        == "fails"
+    )
     only_brier = judged(made(ce={}, hybrid=dict(heat=1, skill=1.5), random=dict(heat=4, skill=1.5)))
     assert verdicts(only_brier.claims)["C12"] != "holds"
     part = only_brier.found["C12"]
@@ -148,20 +289,36 @@ def test_c12_wants_accuracy_and_brier():
 
 
 def test_c18_and_c10():
-    kl2 = judged(made(ce={}, hybrid=dict(lean=.5, medium=.85)))
-    assert verdicts(kl2.claims)["C18"] == "holds" and verdicts(judged(made(ce={}, hybrid=dict(lean=-.5))).claims)["C18"] == "fails"
-    assert late_medium(made(hybrid=dict(medium=.85))["hybrid"]) == [.85] * 3  # two of twenty epochs
-    assert verdicts(kl2.claims)["C10"] == "holds" and verdicts(judged(made(ce={}, hybrid=dict(medium=.7))).claims)["C10"] == "fails"
-    a = seed_interval([.80, .85, .90])
-    assert (a.estimate, a.high - a.estimate) == (pytest.approx(.85), pytest.approx(4.302653 * .05 / 3 ** .5)) and a.seeds == 3
-    assert np.isnan(seed_interval([.85]).low) and seed_interval([]) is None
+    kl2 = judged(made(ce={}, hybrid=dict(lean=0.5, medium=0.85)))
+    assert (
+        verdicts(kl2.claims)["C18"] == "holds"
+        and verdicts(judged(made(ce={}, hybrid=dict(lean=-0.5))).claims)["C18"] == "fails"
+    )
+    assert (
+        late_medium(made(hybrid=dict(medium=0.85))["hybrid"]) == [0.85] * 3
+    )  # two of twenty epochs
+    assert (
+        verdicts(kl2.claims)["C10"] == "holds"
+        and verdicts(judged(made(ce={}, hybrid=dict(medium=0.7))).claims)["C10"] == "fails"
+    )
+    a = seed_interval([0.80, 0.85, 0.90])
+    assert (a.estimate, a.high - a.estimate) == (
+        pytest.approx(0.85),
+        pytest.approx(4.302653 * 0.05 / 3**0.5),
+    ) and a.seeds == 3
+    assert np.isnan(seed_interval([0.85]).low) and seed_interval([]) is None
 
 
 def test_the_grades_difference_is_the_plain_one():
-    p = joined(by_seed(made(2, hybrid=dict(lean=.3)))["hybrid"])
+    p = joined(by_seed(made(2, hybrid=dict(lean=0.3)))["hybrid"])
     ones, c = np.ones((1, len(p.label))), p.confidence
-    np.testing.assert_allclose(grade_difference(p)(ones)[0], [x[p.kl == 2].mean() - x[p.kl == 0].mean() for x in c])
-    np.testing.assert_allclose(grade_difference(p, True)(ones)[0], [x[(p.kl == 2) & (x > .5)].mean() - x[(p.kl == 0) & (x > .5)].mean() for x in c])
+    np.testing.assert_allclose(
+        grade_difference(p)(ones)[0], [x[p.kl == 2].mean() - x[p.kl == 0].mean() for x in c]
+    )
+    np.testing.assert_allclose(
+        grade_difference(p, True)(ones)[0],
+        [x[(p.kl == 2) & (x > 0.5)].mean() - x[(p.kl == 0) & (x > 0.5)].mean() for x in c],
+    )
 
 
 def test_the_temperature_comes_from_validation_alone():
@@ -169,90 +326,191 @@ def test_the_temperature_comes_from_validation_alone():
     before = judged(rows)
     for run in rows["ce"]:  # other grades for the test knees, of the same participants
         at = run.frame.split == "test"
-        run.frame.loc[at, "kl"] = 2 - run.frame.loc[at, "kl"]; run.frame["label"] = run.frame.kl // 2
+        run.frame.loc[at, "kl"] = 2 - run.frame.loc[at, "kl"]
+        run.frame["label"] = run.frame.kl // 2
     after = judged(rows)
     pd.testing.assert_frame_equal(before.temperatures, after.temperatures)
-    assert before.temperatures.query("correction == 'prior-corrected'").temperature.between(2, 6).all()
-    value = lambda j, m: j.table.set_index(["correction", "row", "measure"]).estimate["prior-corrected", "temperature", m]
-    assert value(before, "ece") < .05 < value(after, "ece")
+    assert (
+        before.temperatures.query("correction == 'prior-corrected'").temperature.between(2, 6).all()
+    )
+    value = lambda j, m: j.table.set_index(["correction", "row", "measure"]).estimate[
+        "prior-corrected", "temperature", m
+    ]
+    assert value(before, "ece") < 0.05 < value(after, "ece")
 
 
 def test_differences_are_over_shared_seeds():
-    rows = made(ce={}, hybrid=dict(heat=2)); rows["ce"][1] = None
+    rows = made(ce={}, hybrid=dict(heat=2))
+    rows["ce"][1] = None
     assert list(by_seed(rows)["ce"]) == [0, 2]
     table, found = measure_table(by_seed(rows), ["ce", "hybrid"], ("brier",), n=199)
     assert found["hybrid", "brier", "ce"].seeds == 2 and table.runs_done.tolist() == [2, 3]
-    single = {s: measure_table(by_seed(made(ce={}, hybrid=dict(heat=2))), ["ce", "hybrid"], ("brier",), n=199)[1]["hybrid", "brier", "ce"].per_seed[s] for s in (0, 2)}
+    single = {
+        s: measure_table(
+            by_seed(made(ce={}, hybrid=dict(heat=2))), ["ce", "hybrid"], ("brier",), n=199
+        )[1]["hybrid", "brier", "ce"].per_seed[s]
+        for s in (0, 2)
+    }
     assert found["hybrid", "brier", "ce"].per_seed == pytest.approx(tuple(single.values()))
 
 
 def test_what_was_not_run_is_said(tmp_path):
     rows = {name: [None] for name in ROWS if name != "temperature"}
     none = judged(rows)
-    assert len(none.table) == 2 * len(ROWS) * len(MEASURES) and none.table.estimate.isna().all() and (none.table.runs_done == 0).all()
-    assert set(verdicts(none.claims).values()) == {"not decided"} and (show_confidence(none.table).iloc[:, :-2] == "not run").all(axis=None)
+    assert (
+        len(none.table) == 2 * len(ROWS) * len(MEASURES)
+        and none.table.estimate.isna().all()
+        and (none.table.runs_done == 0).all()
+    )
+    assert set(verdicts(none.claims).values()) == {"not decided"} and (
+        show_confidence(none.table).iloc[:, :-2] == "not run"
+    ).all(axis=None)
     assert target_table(rows).empty
-    for fig in (draw_confidence({}, "none"), draw_calibration(none.versions, none.table, "none"), draw_targets(rows, "none")): fig.savefig(tmp_path / "f.png")
+    for fig in (
+        draw_confidence({}, "none"),
+        draw_calibration(none.versions, none.table, "none"),
+        draw_targets(rows, "none"),
+    ):
+        fig.savefig(tmp_path / "f.png")
     some = judged(made(ce={}, hybrid=None))
     shown = show_confidence(some.table)
-    assert (shown.xs(ROWS["hybrid"], level="trained").iloc[:, :-2] == "not run").all(axis=None) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
-    assert shown.trainings.xs(ROWS["ce"], level="trained").eq("3 of 3").all() and shown.trainings.xs(ROWS["hybrid"], level="trained").eq("0 of 3").all()
+    assert (shown.xs(ROWS["hybrid"], level="trained").iloc[:, :-2] == "not run").all(
+        axis=None
+    ) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
+    assert (
+        shown.trainings.xs(ROWS["ce"], level="trained").eq("3 of 3").all()
+        and shown.trainings.xs(ROWS["hybrid"], level="trained").eq("0 of 3").all()
+    )
 
 
 def watched(c_0, c_1, accuracy=None, seed=0, targets=True, **options):
     "A run with these mean confidences after each epoch, and the targets that follow from them."
     run = Made(seed)
     run.spec = SimpleNamespace(grades=(0, 2), loss_options=tuple(options.items()))
-    run.history = pd.DataFrame(dict(epoch=range(1, len(c_0) + 1), c_medium=.5, val_accuracy=accuracy or [.5] * len(c_0), val_c_0=c_0, val_c_1=c_1))
-    run.provenance = dict(best_epoch=1 + max(range(len(c_0)), key=lambda e: (run.history.val_accuracy[e], e)))
-    if targets: run.history = run.history.assign(target_0=run.history.val_c_0.shift(), target_1=run.history.val_c_1.shift())
+    run.history = pd.DataFrame(
+        dict(
+            epoch=range(1, len(c_0) + 1),
+            c_medium=0.5,
+            val_accuracy=accuracy or [0.5] * len(c_0),
+            val_c_0=c_0,
+            val_c_1=c_1,
+        )
+    )
+    run.provenance = dict(
+        best_epoch=1 + max(range(len(c_0)), key=lambda e: (run.history.val_accuracy[e], e))
+    )
+    if targets:
+        run.history = run.history.assign(
+            target_0=run.history.val_c_0.shift(), target_1=run.history.val_c_1.shift()
+        )
     return run
 
 
 def test_the_target_is_in_force_in_the_epochs_that_had_it():
-    run = watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9])
-    assert in_force(run).tolist() == [False, False, True, True, False, True]  # each by what was known after the epoch before
-    assert in_force(watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9], targets=False)).tolist() == in_force(run).tolist()
-    assert in_force(watched([.4] * 4, [.7] * 4, guard=False)).tolist() == [False, True, True, True]
-    assert stretches(in_force(run)) == [(3, 4), (6, 6)] and stretches(np.zeros(3, bool)) == [] and stretches(np.ones(3, bool)) == [(1, 3)]
+    run = watched([0.4, 0.6, 0.6, 0.4, 0.7, 0.8], [0.7, 0.7, 0.6, 0.8, 0.6, 0.9])
+    assert in_force(run).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]  # each by what was known after the epoch before
+    assert (
+        in_force(
+            watched([0.4, 0.6, 0.6, 0.4, 0.7, 0.8], [0.7, 0.7, 0.6, 0.8, 0.6, 0.9], targets=False)
+        ).tolist()
+        == in_force(run).tolist()
+    )
+    assert in_force(watched([0.4] * 4, [0.7] * 4, guard=False)).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert (
+        stretches(in_force(run)) == [(3, 4), (6, 6)]
+        and stretches(np.zeros(3, bool)) == []
+        and stretches(np.ones(3, bool)) == [(1, 3)]
+    )
 
 
 def test_the_move_is_taken_over_stretches_that_close_again():
-    t = target_table(dict(hybrid=[watched([.4, .6, .6, .4, .7, .8], [.7, .7, .6, .8, .6, .9], [.5, .6, .7, .8, .9, 1.])]))
+    t = target_table(
+        dict(
+            hybrid=[
+                watched(
+                    [0.4, 0.6, 0.6, 0.4, 0.7, 0.8],
+                    [0.7, 0.7, 0.6, 0.8, 0.6, 0.9],
+                    [0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+                )
+            ]
+        )
+    )
     assert t[["first", "last"]].to_numpy().tolist() == [[3, 4], [6, 6]]
-    np.testing.assert_allclose(t[["c_from", "c_to", "c_rise"]], [[.65, .6, -.05], [.65, .85, .2]])
-    np.testing.assert_allclose(t[["accuracy_from", "accuracy_to"]], [[.6, .8], [.9, 1.]])
+    np.testing.assert_allclose(
+        t[["c_from", "c_to", "c_rise"]], [[0.65, 0.6, -0.05], [0.65, 0.85, 0.2]]
+    )
+    np.testing.assert_allclose(t[["accuracy_from", "accuracy_to"]], [[0.6, 0.8], [0.9, 1.0]])
 
 
 def test_a_target_that_opens_last_never_acted():
-    rows = dict(kld=[watched([.4, .4, .6], [.7] * 3)], ce=[watched([.4, .4, .6], [.7] * 3, targets=False)], hybrid=[None])
-    assert target_table(rows).empty and force_table(rows)[["row", "in_force", "epochs"]].to_numpy().tolist() == [["kld", 0, 3]]
+    rows = dict(
+        kld=[watched([0.4, 0.4, 0.6], [0.7] * 3)],
+        ce=[watched([0.4, 0.4, 0.6], [0.7] * 3, targets=False)],
+        hybrid=[None],
+    )
+    assert target_table(rows).empty and force_table(rows)[
+        ["row", "in_force", "epochs"]
+    ].to_numpy().tolist() == [["kld", 0, 3]]
 
 
 def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
-    c = [.4] * 6 + [.6, .4, .6, .6, .4, .6]  # in force in epochs 8, 10 and 11; the best is the ninth
-    rows = made(ce={}, hybrid={}) | dict(kld=[watched(c, [.7] * 12, [.5] * 8 + [.8] + [.6] * 3), None, None])
+    c = [0.4] * 6 + [
+        0.6,
+        0.4,
+        0.6,
+        0.6,
+        0.4,
+        0.6,
+    ]  # in force in epochs 8, 10 and 11; the best is the ninth
+    rows = made(ce={}, hybrid={}) | dict(
+        kld=[watched(c, [0.7] * 12, [0.5] * 8 + [0.8] + [0.6] * 3), None, None]
+    )
     force = force_table(rows).set_index("row")
     assert force.loc["kld", ["reported", "before", "in_force", "epochs"]].tolist() == [9, 1, 3, 12]
     j = judged(rows)
-    assert row_names(j.table) == {r: ROWS[r] + (" (one training; target in force in 1 of 9 epochs)" if r == "kld" else "") for r in ROWS}
+    assert row_names(j.table) == {
+        r: ROWS[r] + (" (one training; target in force in 1 of 9 epochs)" if r == "kld" else "")
+        for r in ROWS
+    }
     shown = show_confidence(j.table).loc["raw"].iloc[:, -1]
     assert shown[ROWS["kld"]] == "1 of 9" and shown[ROWS["ce"]] == shown[ROWS["slice"]] == ""
-    fig = draw_calibration(j.versions, j.table, "made up"); fig.savefig(tmp_path / "f.png")
-    assert "target in force in 1 of 9" in " ".join(label.get_text() for label in fig.axes[6].get_yticklabels()).replace("\n", " ")
+    fig = draw_calibration(j.versions, j.table, "made up")
+    fig.savefig(tmp_path / "f.png")
+    assert "target in force in 1 of 9" in " ".join(
+        label.get_text() for label in fig.axes[6].get_yticklabels()
+    ).replace("\n", " ")
 
 
 def test_rows_with_one_training_are_named_where_others_have_three():
     j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
-    assert lone_rows(j.parts["raw"][1]) == ["smoothing"] and lone_rows(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
-    assert "one training" not in "".join(row_names(judged(made(1, ce={}, hybrid={})).table).values())  # there the whole table is of one
+    assert (
+        lone_rows(j.parts["raw"][1]) == ["smoothing"]
+        and lone_rows(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
+    )
+    assert "one training" not in "".join(
+        row_names(judged(made(1, ce={}, hybrid={})).table).values()
+    )  # there the whole table is of one
 
 
 def test_the_reported_epoch_did_best_on_validation_ties_to_the_later():
     for file in references().glob("*/spec.json"):
         run = Run(read_spec(file.read_text()), file.parent)
         h = run.history.set_index("epoch").val_accuracy
-        assert force_table(dict(hybrid=[run])).reported.tolist() == [h[h == h.max()].index[-1]], file
+        assert force_table(dict(hybrid=[run])).reported.tolist() == [h[h == h.max()].index[-1]], (
+            file
+        )
 
 
 def test_the_slices_participants_and_no_others_are_left_out():
@@ -260,25 +518,41 @@ def test_the_slices_participants_and_no_others_are_left_out():
     for seed, spec in enumerate(confidence_specs(study)["fewer"]):
         whole, left = study_frame(study), study_frame(study, split=spec.split)
         gone = whole[~whole.file.isin(left.file)]
-        assert set(gone.split) == {"train"} and .08 < len(gone) / (whole.split == "train").sum() < .12
+        assert (
+            set(gone.split) == {"train"}
+            and 0.08 < len(gone) / (whole.split == "train").sum() < 0.12
+        )
         assert not set(gone.participant) & set(left.participant[left.split == "train"])
     knees = make_knees(160, seed=3)
     train = knees.where(split="train")
     part = OWN_SPLITS["slice-1-left-out"](knees.frame())
-    assert set(knees.file[part == "train"]) == set(train.file[~set_aside(train, 1)]) and (part[knees.split != "train"] == knees.split[knees.split != "train"]).all()
+    assert (
+        set(knees.file[part == "train"]) == set(train.file[~set_aside(train, 1)])
+        and (part[knees.split != "train"] == knees.split[knees.split != "train"]).all()
+    )
 
 
 def test_the_even_row_has_cross_entropys_weight():
-    assert HybridLoss().mean_weight == pytest.approx(.39) and HybridLoss(weights=EVEN).mean_weight == pytest.approx(1, abs=1e-4)
+    assert HybridLoss().mean_weight == pytest.approx(0.39) and HybridLoss(
+        weights=EVEN
+    ).mean_weight == pytest.approx(1, abs=1e-4)
     assert np.ptp(np.divide(EVEN, HybridLoss().weights)) < 1e-3
     spec = confidence_specs(Study("preview", "reference"))["even"][0]
-    assert dict(spec.loss_options) == dict(weights=EVEN) and set(TARGETED) < set(confidence_specs(Study("preview", "reference")))
+    assert dict(spec.loss_options) == dict(weights=EVEN) and set(TARGETED) < set(
+        confidence_specs(Study("preview", "reference"))
+    )
 
 
 def test_rows_are_the_runs_of_the_other_tables():
     study = Study("short", "reference")
     specs = confidence_specs(study)
     assert find(specs["ce"][0]) and find(specs["hybrid"][0])  # those of Table VI are kept
-    assert loss_specs(study) == {k: specs[k] for k in ("ce", "hybrid")} and dict(loss_specs(study, ATTENTION)["ce"][0].options)["attention"] == "ca8"
-    assert specs["slice"] == [sliced(study_spec(study, loss="hybrid"))] and specs["slice"][0].id != specs["hybrid"][0].id
+    assert (
+        loss_specs(study) == {k: specs[k] for k in ("ce", "hybrid")}
+        and dict(loss_specs(study, ATTENTION)["ce"][0].options)["attention"] == "ca8"
+    )
+    assert (
+        specs["slice"] == [sliced(study_spec(study, loss="hybrid"))]
+        and specs["slice"][0].id != specs["hybrid"][0].id
+    )
     np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)

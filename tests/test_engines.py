@@ -1,90 +1,188 @@
 """A step that is recorded and replayed is the step that is called: nothing in it asks the host, and it leads to the same weights."""
+
 from dataclasses import replace
 
-import pytest, torch
+import pytest
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from koa_repro import losses
-from koa_repro.comparators import create, fitting
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
+from koa_repro.networks import create, fitting
 from koa_repro.phantom import make_knees
 from koa_repro.training import Recipe, Trainer, _Replayed, _warm_up, draw_epoch, fit
 
 RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle")
 
+
 @pytest.fixture(scope="module")
-def knees(): return make_knees(160, seed=3)
+def knees():
+    return make_knees(160, seed=3)
+
 
 def trainer(knees, loss=None, recipe=RECIPE, model=None, **more):
     torch.manual_seed(0)
-    return Trainer(model or SiameseGAP(padding=1), loss or nn.CrossEntropyLoss(), knees, recipe, device="cpu", **more)
+    return Trainer(
+        model or SiameseGAP(padding=1),
+        loss or nn.CrossEntropyLoss(),
+        knees,
+        recipe,
+        device="cpu",
+        **more,
+    )
 
-def draws(t): # positions and changes of an epoch
+
+def draws(t):  # positions and changes of an epoch
     return [torch.from_numpy(d) for d in draw_epoch(t.labels, t.recipe, t.seed, 0)]
 
-def tensors(t): return [*t.model.state_dict().values(), *t.loss.buffers(), *(v for s in t.optimizer.state.values() for v in s.values())]
+
+def tensors(t):
+    return [
+        *t.model.state_dict().values(),
+        *t.loss.buffers(),
+        *(v for s in t.optimizer.state.values() for v in s.values()),
+    ]
+
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("options, targets", [(None, "epoch"), ({}, "epoch"), (dict(order="adaptive"), "epoch"), (dict(order="random"), "epoch"), ({}, "batch")])
+@pytest.mark.parametrize(
+    "options, targets",
+    [
+        (None, "epoch"),
+        ({}, "epoch"),
+        (dict(order="adaptive"), "epoch"),
+        (dict(order="random"), "epoch"),
+        ({}, "batch"),
+    ],
+)
 def test_replayed_is_called(knees, options, targets, precision):
     ends = []
     for engine in ("plain", "captured"):
         loss = None if options is None else HybridLoss(guard=False, **options)
-        ends.append(fit(trainer(knees, loss, replace(RECIPE, targets=targets), precision=precision, engine=engine), progress=False))
+        ends.append(
+            fit(
+                trainer(
+                    knees,
+                    loss,
+                    replace(RECIPE, targets=targets),
+                    precision=precision,
+                    engine=engine,
+                ),
+                progress=False,
+            )
+        )
     assert all(torch.equal(a, b) for a, b in zip(*map(tensors, ends), strict=True))
-    drop = lambda t: [{k: v for k, v in row.items() if k not in ("seconds", "knees_a_second")} for row in t.history]
+    drop = lambda t: [
+        {k: v for k, v in row.items() if k not in ("seconds", "knees_a_second")}
+        for row in t.history
+    ]
     assert str(drop(ends[0])) == str(drop(ends[1]))
+
 
 @pytest.mark.parametrize("before", [0, 2])
 def test_warming_up_leaves_no_trace(knees, before):
     t = trainer(knees, HybridLoss(order="adaptive"), engine="captured")
     t.loss.observe_validation(torch.eye(2), torch.arange(2))
     order, change = draws(t)
-    for i in range(before): t.step(order[i], change[i])
+    for i in range(before):
+        t.step(order[i], change[i])
     held = [v.clone() for v in tensors(t)]
     _warm_up(t, lambda: t.step(order[5], change[5]))
     after = tensors(t)
-    if before: assert all(torch.equal(a, b) for a, b in zip(held, after, strict=True))
-    else: assert all(torch.equal(a, b) for a, b in zip(held, after)) and len(after) > len(held) and not any(v.any() for v in after[len(held):])
+    if before:
+        assert all(torch.equal(a, b) for a, b in zip(held, after, strict=True))
+    else:
+        assert (
+            all(torch.equal(a, b) for a, b in zip(held, after))
+            and len(after) > len(held)
+            and not any(v.any() for v in after[len(held) :])
+        )
     t.step(order[5], change[5])
     assert not all(torch.equal(a, b) for a, b in zip(held, tensors(t)))
 
+
 class Asked(TorchDispatchMode):
     "Notes every operation that would make a GPU wait for the host or the host for a GPU, which no recording may hold."
-    BAD = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "is_nonzero", "unique", "aten.equal.")
-    def __init__(self): super().__init__(); self.found = []
+
+    BAD = (
+        "_local_scalar_dense",
+        "lift_fresh",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "unique",
+        "aten.equal.",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = str(function)
-        by_mask = "aten.index" in name and any(isinstance(v, torch.Tensor) and v.dtype == torch.bool for a in args if isinstance(a, (list, tuple)) for v in a)
-        if by_mask or any(bad in name for bad in self.BAD): self.found.append(name)
+        by_mask = "aten.index" in name and any(
+            isinstance(v, torch.Tensor) and v.dtype == torch.bool
+            for a in args
+            if isinstance(a, (list, tuple))
+            for v in a
+        )
+        if by_mask or any(bad in name for bad in self.BAD):
+            self.found.append(name)
         return function(*args, **(kwargs or {}))
+
 
 def asked(t):
     t.model.train()
     way, (order, change) = _Replayed(t), draws(t)
     way.begin(order, change, [1e-3] * len(order))
-    with Asked() as a: way.step(0)
+    with Asked() as a:
+        way.step(0)
     return a.found
 
-HYBRIDS = [dict(), dict(order="adaptive"), dict(order="random"), dict(reading="printed-onehot"), dict(reading="printed-mask"), dict(reduction="sum"), dict(reduction="mean"), dict(guard=False)]
+
+HYBRIDS = [
+    dict(),
+    dict(order="adaptive"),
+    dict(order="random"),
+    dict(reading="printed-onehot"),
+    dict(reading="printed-mask"),
+    dict(reduction="sum"),
+    dict(reduction="mean"),
+    dict(guard=False),
+]
+
 
 @pytest.mark.parametrize("options", [None, *HYBRIDS])
 def test_a_step_asks_nothing(knees, options, monkeypatch):
     monkeypatch.setattr(losses, "_look", lambda t: False)  # as on a GPU
     loss = None if options is None else HybridLoss(**options)
-    for model in (SiameseGAP(padding=1), SiameseGAP(padding=1, pool="gmp", positions=(4,)), SiameseGAP(padding=1, attention="ca8", fusion="concat")):
+    for model in (
+        SiameseGAP(padding=1),
+        SiameseGAP(padding=1, pool="gmp", positions=(4,)),
+        SiameseGAP(padding=1, attention="ca8", fusion="concat"),
+    ):
         assert asked(trainer(knees, loss, model=model, engine="captured")) == []
+
 
 @pytest.mark.parametrize("name", ["antony", "tiulpin", "nasser", "resnet-18", "densenet-121"])
 def test_nor_does_a_comparators_step(knees, name, monkeypatch):
     monkeypatch.setattr(losses, "_look", lambda t: False)
-    assert asked(trainer(knees, HybridLoss(), model=create(name, **fitting(name, 32)), engine="captured")) == []
+    assert (
+        asked(
+            trainer(knees, HybridLoss(), model=create(name, **fitting(name, 32)), engine="captured")
+        )
+        == []
+    )
+
 
 def test_a_question_would_be_seen(knees):
     "On a processor the loss looks at the labels' values, which costs nothing there."
-    assert "aten._local_scalar_dense.default" in asked(trainer(knees, HybridLoss(), engine="captured"))
+    assert "aten._local_scalar_dense.default" in asked(
+        trainer(knees, HybridLoss(), engine="captured")
+    )
+
 
 def test_the_paper_s_network_compiles_in_one_piece(knees):
     t = trainer(knees, precision="float32")
@@ -93,15 +191,24 @@ def test_the_paper_s_network_compiles_in_one_piece(knees):
     one_piece = torch.compile(t._look, backend="aot_eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(one_piece(order[0], change[0]), t._look(order[0], change[0]))
 
+
 def test_engines_are_not_mixed(knees, tmp_path):
-    with pytest.raises(ValueError, match="engine='quick' is not known: choose plain, captured, compiled"): trainer(knees, engine="quick")
+    with pytest.raises(
+        ValueError, match="engine='quick' is not known: choose plain, captured, compiled"
+    ):
+        trainer(knees, engine="quick")
     assert trainer(knees).engine == "plain"
     fit(trainer(knees), tmp_path / "c.pt", progress=False, until=1)
-    with pytest.raises(ValueError, match="engine='plain', this training would go on with 'captured': delete it"): fit(trainer(knees, engine="captured"), tmp_path / "c.pt", progress=False)
+    with pytest.raises(
+        ValueError, match="engine='plain', this training would go on with 'captured': delete it"
+    ):
+        fit(trainer(knees, engine="captured"), tmp_path / "c.pt", progress=False)
+
 
 def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
     "What the first epoch of a training takes is what the next one will, whatever the recording took; a deadline is reckoned by that."
     import time
+
     slow = _Replayed._few
     monkeypatch.setattr(_Replayed, "_few", lambda self: (time.sleep(3), slow(self)))
     t = trainer(knees, engine="captured")
@@ -110,9 +217,11 @@ def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
     t.run_epoch()
     assert t.recording == 0
 
+
 def test_a_checkpoint_from_before_there_were_engines(knees, tmp_path):
     whole, t = fit(trainer(knees), progress=False), fit(trainer(knees), progress=False, until=1)
-    state = t.state(); del state["engine"]
+    state = t.state()
+    del state["engine"]
     torch.save(state, tmp_path / "c.pt")
     resumed = fit(trainer(knees), tmp_path / "c.pt", progress=False)
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(resumed), strict=True))

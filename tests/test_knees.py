@@ -1,37 +1,75 @@
 """Knees: what a broken folder says, and what must hold for every set of knees. All pictures are made on the fly."""
+
 import warnings
 
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from koa_repro.data import (COLUMNS, PATCH, RATIO, ROI, ROWS, SPLITS, TEMPLATE, KneeFilesError, KneeSet, UnreadableRadiograph, assign_splits,
-                            cut_patches, fingerprint, load_knees, polarity, quality, read_radiograph, real_knees, scan)
-from koa_repro.house import manifests
+from koa_repro.data import (
+    COLUMNS,
+    PATCH,
+    RATIO,
+    ROI,
+    ROWS,
+    SPLITS,
+    TEMPLATE,
+    KneeFilesError,
+    KneeSet,
+    UnreadableRadiograph,
+    assign_splits,
+    cut_patches,
+    fingerprint,
+    load_knees,
+    polarity,
+    quality,
+    read_radiograph,
+    real_knees,
+    scan,
+)
+from koa_repro.paths import manifests
 
 
 def picture(seed=0, edge=224, noise=8):
     "A synthetic picture with a knee's coarse brightness, uint8."
-    smooth = Image.fromarray((128 + 5 * TEMPLATE).astype(np.uint8)).resize((edge, edge), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(smooth) + np.random.default_rng(seed).normal(0, noise, (edge, edge)), 0, 255).astype(np.uint8)
+    smooth = Image.fromarray((128 + 5 * TEMPLATE).astype(np.uint8)).resize(
+        (edge, edge), Image.Resampling.BICUBIC
+    )
+    return np.clip(
+        np.asarray(smooth) + np.random.default_rng(seed).normal(0, noise, (edge, edge)), 0, 255
+    ).astype(np.uint8)
 
 
 def dicom(path, stored, kind="MONOCHROME2", bits=12, **tags):
-    meta = FileMetaDataset(); meta.TransferSyntaxUID = tags.pop("syntax", pydicom.uid.ExplicitVRLittleEndian)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = tags.pop("syntax", pydicom.uid.ExplicitVRLittleEndian)
     file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
     file.Rows, file.Columns = stored.shape[:2]
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (8 if bits == 8 else 16), bits, bits - 1, 0
-    file.PixelData = stored.astype("u1" if bits == 8 else "<i2" if tags.get("PixelRepresentation") else "<u2").tobytes()
-    for tag, value in tags.items(): setattr(file, tag, value)
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
+        (8 if bits == 8 else 16),
+        bits,
+        bits - 1,
+        0,
+    )
+    file.PixelData = stored.astype(
+        "u1" if bits == 8 else "<i2" if tags.get("PixelRepresentation") else "<u2"
+    ).tobytes()
+    for tag, value in tags.items():
+        setattr(file, tag, value)
     file.save_as(path, little_endian=True, implicit_vr=False)
 
 
-NAMES = [f"{split}/{grade}/p{i}{side}.png" for i, split in enumerate(SPLITS) for grade, side in ((0, "L"), (2, "R"))]
+NAMES = [
+    f"{split}/{grade}/p{i}{side}.png"
+    for i, split in enumerate(SPLITS)
+    for grade, side in ((0, "L"), (2, "R"))
+]
 
 
 @pytest.fixture
@@ -49,73 +87,113 @@ def manifest_of(folder):
 
 
 def faults(folder, **options):
-    with pytest.raises(KneeFilesError) as e: load_knees(folder, **{"manifest": None, **options})
+    with pytest.raises(KneeFilesError) as e:
+        load_knees(folder, **{"manifest": None, **options})
     return e.value
 
 
 # --- one radiograph
 
+
 def test_formats_agree(tmp_path):
     grey = picture()
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    Image.fromarray(np.round(grey / 255 * 4095).astype(np.uint16)).save(tmp_path / "twelve_in_sixteen.tif")
+    Image.fromarray(np.round(grey / 255 * 4095).astype(np.uint16)).save(
+        tmp_path / "twelve_in_sixteen.tif"
+    )
     Image.fromarray(grey).convert("RGB").save(tmp_path / "rgb.png")
     Image.fromarray(grey).convert("RGBA").save(tmp_path / "rgba.png")
     Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
-    for bits in (8, 10, 12, 14, 16): dicom(tmp_path / f"{bits}.dcm", np.round(grey / 255 * (2**bits - 1)), bits=bits)
+    for bits in (8, 10, 12, 14, 16):
+        dicom(tmp_path / f"{bits}.dcm", np.round(grey / 255 * (2**bits - 1)), bits=bits)
     dicom(tmp_path / "one.dcm", 255 - grey, "MONOCHROME1", 8)
     dicom(tmp_path / "rescaled.dcm", grey, bits=8, RescaleSlope=4, RescaleIntercept=-1024)
     dicom(tmp_path / "negative.dcm", 255 - grey, bits=8, RescaleSlope=-1, RescaleIntercept=255)
     dicom(tmp_path / "signed.dcm", grey.astype(int) * 16 - 2048, PixelRepresentation=1)
     for path in sorted(tmp_path.iterdir()):
         read = read_radiograph(path)
-        assert read.image.dtype == np.float32 and read.image.shape == grey.shape and not read.inverted, path.name
-        step = 16 / 4095 if path.name == "signed.dcm" else 0.5 / 255 # 12 bits filled in steps of 16; else well below a grey level
+        assert (
+            read.image.dtype == np.float32 and read.image.shape == grey.shape and not read.inverted
+        ), path.name
+        step = (
+            16 / 4095 if path.name == "signed.dcm" else 0.5 / 255
+        )  # 12 bits filled in steps of 16; else well below a grey level
         assert np.abs(read.image - grey / 255).max() <= step, path.name
 
 
 def test_depth_is_what_the_pixels_fill(tmp_path):
     "Twelve bits in a file that says sixteen are not nearly black, and a TIFF whose zero is white is not turned over."
     twelve = np.round(picture() / 255 * 4095)
-    for name, tags in dict(plain={}, one=dict(kind="MONOCHROME1"), signed=dict(PixelRepresentation=1)).items():
-        dicom(tmp_path / f"{name}12.dcm", twelve - 2048 if name == "signed" else twelve, **{"bits": 12, **tags})
-        dicom(tmp_path / f"{name}16.dcm", twelve - 2048 if name == "signed" else twelve, **{"bits": 16, **tags})
-        np.testing.assert_array_equal(*(read_radiograph(tmp_path / f"{name}{bits}.dcm").image for bits in (12, 16)))
-    deep = (picture().astype(np.uint16) * 257)
-    for kind, stored in ((0, 65535 - deep), (1, deep)): Image.fromarray(stored).save(tmp_path / f"{kind}.tif", tiffinfo={262: kind})
+    for name, tags in dict(
+        plain={}, one=dict(kind="MONOCHROME1"), signed=dict(PixelRepresentation=1)
+    ).items():
+        dicom(
+            tmp_path / f"{name}12.dcm",
+            twelve - 2048 if name == "signed" else twelve,
+            **{"bits": 12, **tags},
+        )
+        dicom(
+            tmp_path / f"{name}16.dcm",
+            twelve - 2048 if name == "signed" else twelve,
+            **{"bits": 16, **tags},
+        )
+        np.testing.assert_array_equal(
+            *(read_radiograph(tmp_path / f"{name}{bits}.dcm").image for bits in (12, 16))
+        )
+    deep = picture().astype(np.uint16) * 257
+    for kind, stored in ((0, 65535 - deep), (1, deep)):
+        Image.fromarray(stored).save(tmp_path / f"{kind}.tif", tiffinfo={262: kind})
     a, b = (read_radiograph(tmp_path / f"{kind}.tif", roi=False).image for kind in (0, 1))
-    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > .99
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("tag, value", [("NumberOfFrames", b"abcd"), ("RescaleSlope", b"abcd"), ("RescaleSlope", b"1\\-1 ")])
+@pytest.mark.parametrize(
+    "tag, value",
+    [("NumberOfFrames", b"abcd"), ("RescaleSlope", b"abcd"), ("RescaleSlope", b"1\\-1 ")],
+)
 def test_a_tag_that_cannot_be_read_is_one_files_fault(folder, tag, value):
     dicom(folder / "train/0/x1L.dcm", picture(), bits=8, **{tag: 1})
     data = (folder / "train/0/x1L.dcm").read_bytes()
-    at = data.index(pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[2:] + pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[:2])
-    length = int.from_bytes(data[at + 6:at + 8], "little")
-    (folder / "train/0/x1L.dcm").write_bytes(data[:at + 6] + len(value).to_bytes(2, "little") + value + data[at + 8 + length:])
+    at = data.index(
+        pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[2:]
+        + pydicom.datadict.tag_for_keyword(tag).to_bytes(4, "little")[:2]
+    )
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    (folder / "train/0/x1L.dcm").write_bytes(
+        data[: at + 6] + len(value).to_bytes(2, "little") + value + data[at + 8 + length :]
+    )
     e = faults(folder)
     assert e.unreadable == ["train/0/x1L.dcm"] and "tag that cannot be read" in str(e)
 
 
 def test_a_name_that_is_no_text_is_named(folder):
     odd = bytes(folder) + b"/train/0/p\xff1L.png"
-    with open(odd, "wb") as file: file.write((folder / NAMES[0]).read_bytes())
+    with open(odd, "wb") as file:
+        file.write((folder / NAMES[0]).read_bytes())
     assert faults(folder).misnamed == ["train/0/p\\udcff1L.png"]
 
 
 def test_jpeg_is_near(tmp_path):
     Image.fromarray(picture(noise=2)).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(read_radiograph(tmp_path / "a.jpg").image - picture(noise=2) / 255).mean() < 2 / 255 # lossy
+    assert (
+        np.abs(read_radiograph(tmp_path / "a.jpg").image - picture(noise=2) / 255).mean() < 2 / 255
+    )  # lossy
 
 
 def test_spacing_and_side(tmp_path):
     grey = picture()
-    cases = {"both": (dict(PixelSpacing=[0.2, 0.3], ImagerPixelSpacing=[1, 1], ImageLaterality="R"), (0.2, 0.3), "R"),
-             "detector": (dict(ImagerPixelSpacing=[0.1, 0.1], Laterality="L"), (0.1, 0.1), "L"),
-             "bad": (dict(PixelSpacing=[0, 0], ImageLaterality="B"), None, None), "none": ({}, None, None)}
+    cases = {
+        "both": (
+            dict(PixelSpacing=[0.2, 0.3], ImagerPixelSpacing=[1, 1], ImageLaterality="R"),
+            (0.2, 0.3),
+            "R",
+        ),
+        "detector": (dict(ImagerPixelSpacing=[0.1, 0.1], Laterality="L"), (0.1, 0.1), "L"),
+        "bad": (dict(PixelSpacing=[0, 0], ImageLaterality="B"), None, None),
+        "none": ({}, None, None),
+    }
     for name, (tags, spacing, side) in cases.items():
         dicom(tmp_path / f"{name}.dcm", grey, bits=8, **tags)
         read = read_radiograph(tmp_path / f"{name}.dcm")
@@ -123,64 +201,102 @@ def test_spacing_and_side(tmp_path):
 
 
 def test_identity_stays_in_the_file(tmp_path):
-    dicom(tmp_path / "a.dcm", picture(), bits=8, PatientName="Secret^Name", PatientID="4711", NumberOfFrames=2)
-    with pytest.raises(UnreadableRadiograph) as e: read_radiograph(tmp_path / "a.dcm")
+    dicom(
+        tmp_path / "a.dcm",
+        picture(),
+        bits=8,
+        PatientName="Secret^Name",
+        PatientID="4711",
+        NumberOfFrames=2,
+    )
+    with pytest.raises(UnreadableRadiograph) as e:
+        read_radiograph(tmp_path / "a.dcm")
     assert "Secret" not in str(e.value) and "4711" not in str(e.value) and "a.dcm" in str(e.value)
     dicom(tmp_path / "b.dcm", picture(), bits=8, PatientName="Secret^Name", PatientID="4711")
     assert "Secret" not in repr(read_radiograph(tmp_path / "b.dcm"))
 
 
-@pytest.mark.parametrize("tags, word", [
-    (dict(NumberOfFrames=3), "multi-frame"), (dict(kind="RGB", SamplesPerPixel=3), "RGB"), (dict(kind="PALETTE COLOR"), "PALETTE"),
-    (dict(Rows=9999), "cannot be decoded")])
+@pytest.mark.parametrize(
+    "tags, word",
+    [
+        (dict(NumberOfFrames=3), "multi-frame"),
+        (dict(kind="RGB", SamplesPerPixel=3), "RGB"),
+        (dict(kind="PALETTE COLOR"), "PALETTE"),
+        (dict(Rows=9999), "cannot be decoded"),
+    ],
+)
 def test_other_dicom_is_refused(tmp_path, tags, word):
     dicom(tmp_path / "x.dcm", picture(), bits=8, **tags)
-    with pytest.raises(UnreadableRadiograph, match=word): read_radiograph(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableRadiograph, match=word):
+        read_radiograph(tmp_path / "x.dcm")
 
 
 def test_compressed_dicom_names_its_syntax(tmp_path):
     dicom(tmp_path / "x.dcm", picture(), bits=8)
     stored = pydicom.dcmread(tmp_path / "x.dcm")
     stored.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 no jpeg \xff\xd9"])
-    stored["PixelData"].VR = "OB"; stored.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    stored["PixelData"].VR = "OB"
+    stored.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
     stored.save_as(tmp_path / "x.dcm")
-    with pytest.raises(UnreadableRadiograph, match=r"x\.dcm .*JPEG-LS.*uncompressed"): read_radiograph(tmp_path / "x.dcm")
+    with pytest.raises(UnreadableRadiograph, match=r"x\.dcm .*JPEG-LS.*uncompressed"):
+        read_radiograph(tmp_path / "x.dcm")
 
 
 def test_whole_radiograph_is_believed(tmp_path):
     wide = np.hstack([picture(0), picture(1)])
     Image.fromarray(255 - wide).save(tmp_path / "wide.png")
-    with pytest.raises(UnreadableRadiograph, match="far from square"): read_radiograph(tmp_path / "wide.png")
+    with pytest.raises(UnreadableRadiograph, match="far from square"):
+        read_radiograph(tmp_path / "wide.png")
     read = read_radiograph(tmp_path / "wide.png", roi=False)
     assert read.image.shape == wide.shape and not read.inverted
-    with pytest.raises(FileNotFoundError, match="nowhere.png"): read_radiograph(tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        read_radiograph(tmp_path / "nowhere.png")
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0.4, 2.5), st.floats(0, 25), st.sampled_from((150, 224, 299, 300, 512)))
+@given(
+    st.integers(0, 10**6),
+    st.floats(0.4, 2.5),
+    st.floats(0, 25),
+    st.sampled_from((150, 224, 299, 300, 512)),
+)
 def test_polarity_is_a_sign(seed, gamma, noise, edge):
     grey = picture(seed, edge, noise)
     grey = (255 * (grey / 255) ** gamma).astype(np.uint8)
     up, down = polarity(grey), polarity(255 - grey)
-    assert up > 0 > down and abs(up + down) < 0.02 # block means are rounded to whole grey levels
+    assert up > 0 > down and abs(up + down) < 0.02  # block means are rounded to whole grey levels
 
 
 # --- a folder of knees
 
+
 def test_reads_the_layout(folder):
-    Image.fromarray(255 - picture(9, 299)).save(folder / "train/0/p9L.png") # inverted, and of another size
-    (folder / "train/0/.DS_Store").write_text("x"); (folder / "train/Thumbs.db").write_text("x")
+    Image.fromarray(255 - picture(9, 299)).save(
+        folder / "train/0/p9L.png"
+    )  # inverted, and of another size
+    (folder / "train/0/.DS_Store").write_text("x")
+    (folder / "train/Thumbs.db").write_text("x")
     dicom(folder / "test/2/p8L.dcm", np.round(picture(8) / 255 * 4095), ImageLaterality="L")
     knees = load_knees(folder, manifest=None)
-    assert len(knees) == 8 and knees.images.dtype == np.uint8 and knees.images.shape[1:] == (ROI, ROI) and knees.name == "knees"
-    assert knees.file.tolist() == sorted(knees.file) and knees.file[knees.inverted].tolist() == ["train/0/p9L.png"]
-    assert (polarity(knees.images) > 0.9).all() and knees.label.tolist() == [int(k == 2) for k in knees.kl]
+    assert (
+        len(knees) == 8
+        and knees.images.dtype == np.uint8
+        and knees.images.shape[1:] == (ROI, ROI)
+        and knees.name == "knees"
+    )
+    assert knees.file.tolist() == sorted(knees.file) and knees.file[knees.inverted].tolist() == [
+        "train/0/p9L.png"
+    ]
+    assert (polarity(knees.images) > 0.9).all() and knees.label.tolist() == [
+        int(k == 2) for k in knees.kl
+    ]
     assert knees.summary().loc["train"].to_dict() == {0: 2, 2: 1}
     assert all(file.startswith(split) for file, split in zip(knees.file, knees.split))
 
 
 def test_only_asked_grades_are_opened(folder):
-    (folder / "train/1").mkdir(); (folder / "train/1/p7L.png").write_text("never opened")
+    (folder / "train/1").mkdir()
+    (folder / "train/1/p7L.png").write_text("never opened")
     assert len(load_knees(folder, manifest=None)) == 6
     assert faults(folder, grades=(0, 1, 2)).unreadable == ["train/1/p7L.png"]
 
@@ -196,45 +312,88 @@ def test_manifest_faults_all_at_once(folder):
     (folder / NAMES[3]).write_bytes((folder / NAMES[3]).read_bytes()[:500])
     table.loc[table.file == NAMES[4], "participant"] = "other"
     e = faults(folder, manifest=table)
-    assert (e.missing, e.unknown, e.changed) == ([NAMES[0]], ["train/0/newL.png"], sorted([NAMES[1], NAMES[3]]))
+    assert (e.missing, e.unknown, e.changed) == (
+        [NAMES[0]],
+        ["train/0/newL.png"],
+        sorted([NAMES[1], NAMES[3]]),
+    )
     assert e.unreadable == [NAMES[3]] and e.relabelled == [NAMES[4]]
-    for name in (NAMES[0], NAMES[1], NAMES[3], NAMES[4], "train/0/newL.png"): assert name in str(e)
+    for name in (NAMES[0], NAMES[1], NAMES[3], NAMES[4], "train/0/newL.png"):
+        assert name in str(e)
 
 
 def test_a_participant_in_two_splits_and_a_copied_file_are_faults(folder):
     (folder / "val/2/p0R.png").write_bytes((folder / NAMES[3]).read_bytes())
     e = faults(folder)
     assert e.divided == sorted([NAMES[0], NAMES[1], "val/2/p0R.png"])
-    assert e.alike == sorted([NAMES[3], "val/2/p0R.png"]) and "more than one of train, val and test" in str(e)
+    assert e.alike == sorted(
+        [NAMES[3], "val/2/p0R.png"]
+    ) and "more than one of train, val and test" in str(e)
 
 
-@pytest.mark.parametrize("kl, word", [([0, 2, 0, 2, 0, None], "nan"), ([0, 2, 0, 2, 0, "two"], "two"), ([0, 2, 0, 2, 0, 1.5], "1.5"), ([0, 2, 0, 2, 0, 7], "7")])
+@pytest.mark.parametrize(
+    "kl, word",
+    [
+        ([0, 2, 0, 2, 0, None], "nan"),
+        ([0, 2, 0, 2, 0, "two"], "two"),
+        ([0, 2, 0, 2, 0, 1.5], "1.5"),
+        ([0, 2, 0, 2, 0, 7], "7"),
+    ],
+)
 def test_a_bad_grade_in_a_manifest_accuses_its_own_row(folder, kl, word):
     table = manifest_of(folder)
-    with pytest.raises(ValueError, match="whole grades") as e: load_knees(folder, manifest=table.assign(kl=kl))
-    assert table.file[5] in str(e.value) and word in str(e.value) and "(1 such rows)" in str(e.value)
-    assert len(load_knees(folder, manifest=table.assign(kl=table.kl.astype(float)))) == 6  # written as 0.0 it is the same grade
+    with pytest.raises(ValueError, match="whole grades") as e:
+        load_knees(folder, manifest=table.assign(kl=kl))
+    assert (
+        table.file[5] in str(e.value) and word in str(e.value) and "(1 such rows)" in str(e.value)
+    )
+    assert (
+        len(load_knees(folder, manifest=table.assign(kl=table.kl.astype(float)))) == 6
+    )  # written as 0.0 it is the same grade
 
 
-@pytest.mark.parametrize("bad", [.9, np.nan, None, "two"])
+@pytest.mark.parametrize("bad", [0.9, np.nan, None, "two"])
 def test_a_grade_is_not_cut_off(bad):
     kl = np.array([0, 2, bad, 0], dtype=object)
-    with pytest.raises(ValueError, match="position 2"): assign_splits(kl, list("abcd"))
+    with pytest.raises(ValueError, match="position 2"):
+        assign_splits(kl, list("abcd"))
     good = knee_set(4)
-    with pytest.raises(ValueError, match="position 2"): KneeSet(good.images, kl, None, good.participant, good.side, good.split, None, good.file, good.sha256)
+    with pytest.raises(ValueError, match="position 2"):
+        KneeSet(
+            good.images,
+            kl,
+            None,
+            good.participant,
+            good.side,
+            good.split,
+            None,
+            good.file,
+            good.sha256,
+        )
 
 
 BAD = {
     "misnamed": ["train/0/p77.png", "train/0/p77l.png", "train/0/p77L.txt"],
-    "misplaced": ["train/5/p77L.png", "auto_test/0/p77L.png", "p77L.png", "train/p77L.png", "train/0/more/p77L.png"],
-    "repeated": ["val/2/p0L.png", "train/0/p0L.tif"]}
+    "misplaced": [
+        "train/5/p77L.png",
+        "auto_test/0/p77L.png",
+        "p77L.png",
+        "train/p77L.png",
+        "train/0/more/p77L.png",
+    ],
+    "repeated": ["val/2/p0L.png", "train/0/p0L.tif"],
+}
 
 
-@pytest.mark.parametrize("kind, name", [(kind, name) for kind, names in BAD.items() for name in names])
+@pytest.mark.parametrize(
+    "kind, name", [(kind, name) for kind, names in BAD.items() for name in names]
+)
 def test_names_out_of_place(folder, kind, name):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    if name.endswith(".txt"): (folder / name).write_text("notes")
-    else: Image.fromarray(picture(5)).save(folder / name)
+    if name.endswith(".txt"):
+        (folder / name).write_text("notes")
+    else:
+        Image.fromarray(picture(5)).save(folder / name)
     e = faults(folder)
     listed = getattr(e, kind)
     assert len(listed) == 1 and listed[0] in str(e) and (kind == "repeated" or listed == [name])
@@ -242,47 +401,98 @@ def test_names_out_of_place(folder, kind, name):
 
 def test_unusable_pictures_all_at_once(folder):
     good = (folder / NAMES[0]).read_bytes()
-    made = dict(truncated=good[:len(good) // 2], text=b"no picture", empty=b"", header=good[:40], dicom=b"\0" * 128 + b"DICM" + b"junk")
-    for i, data in enumerate(made.values()): (folder / f"train/0/x{i}L.png").write_bytes(data)
-    pixels = dict(one=np.zeros((1, 1)), small=picture(edge=100), black=np.zeros((224, 224)), grey=np.full((224, 224), 90), tall=picture()[:, :150])
-    for i, data in enumerate(pixels.values()): Image.fromarray(data.astype(np.uint8)).save(folder / f"train/0/y{i}L.png")
-    Image.fromarray(picture()).save(folder / "train/0/z0L.tif", save_all=True, append_images=[Image.fromarray(picture(1))])
+    made = dict(
+        truncated=good[: len(good) // 2],
+        text=b"no picture",
+        empty=b"",
+        header=good[:40],
+        dicom=b"\0" * 128 + b"DICM" + b"junk",
+    )
+    for i, data in enumerate(made.values()):
+        (folder / f"train/0/x{i}L.png").write_bytes(data)
+    pixels = dict(
+        one=np.zeros((1, 1)),
+        small=picture(edge=100),
+        black=np.zeros((224, 224)),
+        grey=np.full((224, 224), 90),
+        tall=picture()[:, :150],
+    )
+    for i, data in enumerate(pixels.values()):
+        Image.fromarray(data.astype(np.uint8)).save(folder / f"train/0/y{i}L.png")
+    Image.fromarray(picture()).save(
+        folder / "train/0/z0L.tif", save_all=True, append_images=[Image.fromarray(picture(1))]
+    )
     dicom(folder / "train/0/z1L.dcm", picture(), bits=8, ImageLaterality="R")
     e = faults(folder)
-    assert e.unreadable == sorted([f"train/0/x{i}L.png" for i in range(5)] + [f"train/0/y{i}L.png" for i in range(5)] + ["train/0/z0L.tif", "train/0/z1L.dcm"])
-    for word in ("damaged", "is no PNG", "at least 128 x 128", "far from square", "shows nothing", "holds 2 pictures", "side R inside and L"): assert word in str(e), word
+    assert e.unreadable == sorted(
+        [f"train/0/x{i}L.png" for i in range(5)]
+        + [f"train/0/y{i}L.png" for i in range(5)]
+        + ["train/0/z0L.tif", "train/0/z1L.dcm"]
+    )
+    for word in (
+        "damaged",
+        "is no PNG",
+        "at least 128 x 128",
+        "far from square",
+        "shows nothing",
+        "holds 2 pictures",
+        "side R inside and L",
+    ):
+        assert word in str(e), word
 
 
 def test_the_message_stays_short(folder):
-    for i in range(50): (folder / f"train/0/q{i}L.png").write_text("x")
+    for i in range(50):
+        (folder / f"train/0/q{i}L.png").write_text("x")
     e = faults(folder)
-    assert len(e.unreadable) == 50 and str(e).count("q") <= 25 and "50 not usable" in str(e) and "and more" in str(e)
+    assert (
+        len(e.unreadable) == 50
+        and str(e).count("q") <= 25
+        and "50 not usable" in str(e)
+        and "and more" in str(e)
+    )
 
 
 def test_no_folder(folder, tmp_path):
     (tmp_path / "void").mkdir()
-    for source, error, word in ((tmp_path / "gone", FileNotFoundError, "gone"), (folder / NAMES[0], NotADirectoryError, "is a file"),
-                                (tmp_path / "void", FileNotFoundError, "is empty"), (tmp_path, FileNotFoundError, "did you mean .*knees"),
-                                (folder / "train", FileNotFoundError, "no folder train, val or test")):
-        with pytest.raises(error, match=word) as e: load_knees(source, manifest=None)
+    for source, error, word in (
+        (tmp_path / "gone", FileNotFoundError, "gone"),
+        (folder / NAMES[0], NotADirectoryError, "is a file"),
+        (tmp_path / "void", FileNotFoundError, "is empty"),
+        (tmp_path, FileNotFoundError, "did you mean .*knees"),
+        (folder / "train", FileNotFoundError, "no folder train, val or test"),
+    ):
+        with pytest.raises(error, match=word) as e:
+            load_knees(source, manifest=None)
         assert "\n" not in str(e.value)
 
 
 def test_other_bad_requests(folder):
-    for options, word in ((dict(grades=(0, 7)), "grades"), (dict(grades=()), "grades"), (dict(split="random"), "split"), (dict(grades=(0, 3)), "grade 3")):
-        with pytest.raises(ValueError, match=word): load_knees(folder, manifest=None, **options)
-    with pytest.raises(FileNotFoundError, match="manifest"): load_knees(folder, manifest="nowhere.csv")
+    for options, word in (
+        (dict(grades=(0, 7)), "grades"),
+        (dict(grades=()), "grades"),
+        (dict(split="random"), "split"),
+        (dict(grades=(0, 3)), "grade 3"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            load_knees(folder, manifest=None, **options)
+    with pytest.raises(FileNotFoundError, match="manifest"):
+        load_knees(folder, manifest="nowhere.csv")
     table = manifest_of(folder)
-    with pytest.raises(ValueError, match="lacks the column sha256"): load_knees(folder, manifest=table.drop(columns="sha256"))
-    with pytest.raises(ValueError, match="more than once"): load_knees(folder, manifest=pd.concat([table, table]))
+    with pytest.raises(ValueError, match="lacks the column sha256"):
+        load_knees(folder, manifest=table.drop(columns="sha256"))
+    with pytest.raises(ValueError, match="more than once"):
+        load_knees(folder, manifest=pd.concat([table, table]))
 
 
 def test_unchecked_folders_say_so(folder):
-    with pytest.warns(UserWarning, match="No manifest is known for the folder knees"): load_knees(folder)
+    with pytest.warns(UserWarning, match="No manifest is known for the folder knees"):
+        load_knees(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_knees(folder, manifest=None)
-    with pytest.raises(KneeFilesError) as e: load_knees(folder.rename(folder.parent / "kl224"))
+    with pytest.raises(KneeFilesError) as e:
+        load_knees(folder.rename(folder.parent / "kl224"))
     assert len(e.value.missing) == 5428 and len(e.value.unknown) == 6 and len(str(e.value)) < 5000
 
 
@@ -290,32 +500,78 @@ def test_real_knees_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("KOA_KNEES", str(tmp_path))
     assert real_knees() == tmp_path
     monkeypatch.setenv("KOA_KNEES", str(tmp_path / "gone"))
-    with pytest.warns(UserWarning, match="KOA_KNEES"): assert real_knees() is None
+    with pytest.warns(UserWarning, match="KOA_KNEES"):
+        assert real_knees() is None
 
 
 def test_the_committed_manifest():
     table = pd.read_csv(manifests() / "kl224.csv", dtype=str)
-    assert len(table) == table.file.nunique() == 8260 and table.sha256.str.fullmatch("[0-9a-f]{64}").all()
-    assert (table.file == table.split + "/" + table.kl + "/" + table.participant + table.side + ".png").all()
-    assert table.groupby("participant").split.nunique().max() == 1 and table.groupby("participant").side.nunique().min() == 2
+    assert (
+        len(table) == table.file.nunique() == 8260
+        and table.sha256.str.fullmatch("[0-9a-f]{64}").all()
+    )
+    assert (
+        table.file == table.split + "/" + table.kl + "/" + table.participant + table.side + ".png"
+    ).all()
+    assert (
+        table.groupby("participant").split.nunique().max() == 1
+        and table.groupby("participant").side.nunique().min() == 2
+    )
 
 
 # --- knee sets
 
+
 def knee_set(n, grades=(0, 2), seed=0):
     rng = np.random.default_rng(seed)
-    return KneeSet(rng.integers(0, 256, (n, ROI, ROI), np.uint8), rng.choice(grades, n), None, [f"p{i // 2}" for i in range(n)],
-                   np.where(np.arange(n) % 2, "R", "L"), rng.choice(SPLITS, n), None, [f"{i}.png" for i in range(n)], [f"digest {i}" for i in range(n)], grades)
+    return KneeSet(
+        rng.integers(0, 256, (n, ROI, ROI), np.uint8),
+        rng.choice(grades, n),
+        None,
+        [f"p{i // 2}" for i in range(n)],
+        np.where(np.arange(n) % 2, "R", "L"),
+        rng.choice(SPLITS, n),
+        None,
+        [f"{i}.png" for i in range(n)],
+        [f"digest {i}" for i in range(n)],
+        grades,
+    )
 
 
 def test_misfit_arrays_are_refused():
     good = knee_set(4)
-    values = {name: getattr(good, name) for name in ("images", "kl", "label", "participant", "side", "split", "inverted", "file", "sha256", "grades", "name")}
-    for change in (dict(images=good.images.astype(float)), dict(images=good.images[:, :200]), dict(images=good.images[:3]), dict(kl=[0, 2, 0]),
-                   dict(kl=[0, 1, 2, 0], label=None), dict(label=[5, 5, 5, 5]), dict(side=["L", "R", "left", "R"]), dict(split=["train"] * 3 + ["dev"]), dict(participant=["a"] * 5)):
-        with pytest.raises(ValueError) as e: KneeSet(**{**values, **change})
+    values = {
+        name: getattr(good, name)
+        for name in (
+            "images",
+            "kl",
+            "label",
+            "participant",
+            "side",
+            "split",
+            "inverted",
+            "file",
+            "sha256",
+            "grades",
+            "name",
+        )
+    }
+    for change in (
+        dict(images=good.images.astype(float)),
+        dict(images=good.images[:, :200]),
+        dict(images=good.images[:3]),
+        dict(kl=[0, 2, 0]),
+        dict(kl=[0, 1, 2, 0], label=None),
+        dict(label=[5, 5, 5, 5]),
+        dict(side=["L", "R", "left", "R"]),
+        dict(split=["train"] * 3 + ["dev"]),
+        dict(participant=["a"] * 5),
+    ):
+        with pytest.raises(ValueError) as e:
+            KneeSet(**{**values, **change})
         assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match="grade"): good.where(grade=2)
+    with pytest.raises(ValueError, match="grade"):
+        good.where(grade=2)
 
 
 @settings(max_examples=20, deadline=None)
@@ -324,7 +580,10 @@ def test_fingerprint_and_selection(order, seed):
     knees = knee_set(8, seed=seed)
     turned = knees.select(order)
     assert turned.fingerprint == knees.fingerprint == fingerprint(knees.frame(), (0, 2))
-    assert turned.file.tolist() == knees.file[order].tolist() and (turned.images == knees.images[order]).all()
+    assert (
+        turned.file.tolist() == knees.file[order].tolist()
+        and (turned.images == knees.images[order]).all()
+    )
     assert knees.select(np.arange(8) < 7).fingerprint != knees.fingerprint
     assert sum(len(knees.where(split=s)) for s in SPLITS) == 8 and len(knees.select([])) == 0
     assert len(knees.only(2)) == (knees.kl == 2).sum() and not knees.only(2).label.any()
@@ -333,7 +592,9 @@ def test_fingerprint_and_selection(order, seed):
 
 # --- splits
 
-people = st.lists(st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=2), min_size=1, max_size=60)
+people = st.lists(
+    st.lists(st.sampled_from((0, 1, 2, 3, 4)), min_size=1, max_size=2), min_size=1, max_size=60
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -344,32 +605,51 @@ def test_splits(grades, seed, random):
     order = np.array(random.sample(range(len(rows)), len(rows)))
     for how in ("knee", "participant"):
         split = assign_splits(kl, who, how, seed, side)
-        assert set(split) <= set(SPLITS) and len(split) == len(rows) # every knee in exactly one part
+        assert set(split) <= set(SPLITS) and len(split) == len(
+            rows
+        )  # every knee in exactly one part
         assert (assign_splits(kl[order], who[order], how, seed, side[order]) == split[order]).all()
         units = len(rows) if how == "knee" else len(grades)
         counted = pd.Series(split) if how == "knee" else pd.Series(split).groupby(who).first()
-        strata = kl if how == "knee" else pd.Series(kl).groupby(who).apply(lambda g: str(sorted(g))).values
+        strata = (
+            kl
+            if how == "knee"
+            else pd.Series(kl).groupby(who).apply(lambda g: str(sorted(g))).values
+        )
         counts = pd.crosstab(strata, counted.values).reindex(columns=SPLITS, fill_value=0)
         quota = counts.sum(axis=1).values[:, None] * np.array(RATIO) / sum(RATIO)
-        assert (np.abs(counts.values - quota) < 1 + 1e-9).all() and counts.values.sum() == units # each group to the nearest whole unit
-        if how == "participant": assert pd.Series(split).groupby(who).nunique().max() == 1
+        assert (
+            np.abs(counts.values - quota) < 1 + 1e-9
+        ).all() and counts.values.sum() == units  # each group to the nearest whole unit
+        if how == "participant":
+            assert pd.Series(split).groupby(who).nunique().max() == 1
 
 
 def test_splits_use_their_seed():
     kl, who = np.tile([0, 2], 100), np.repeat(np.arange(100), 2)
     assert (assign_splits(kl, who, "knee", 0) != assign_splits(kl, who, "knee", 1)).any()
-    with pytest.raises(ValueError, match="official"): assign_splits(kl, who, "official")
-    with pytest.raises(ValueError, match="participants"): assign_splits(kl, who[:5], "knee")
+    with pytest.raises(ValueError, match="official"):
+        assign_splits(kl, who, "official")
+    with pytest.raises(ValueError, match="participants"):
+        assign_splits(kl, who[:5], "knee")
 
 
 def test_load_splits(folder):
-    assert load_knees(folder, manifest=None, split="participant", seed=1).fingerprint == load_knees(folder, manifest=None).fingerprint
+    assert (
+        load_knees(folder, manifest=None, split="participant", seed=1).fingerprint
+        == load_knees(folder, manifest=None).fingerprint
+    )
 
 
 # --- patches
 
+
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 99), st.lists(st.sampled_from("LR"), min_size=1, max_size=5), st.sampled_from(("numpy", "torch")))
+@given(
+    st.integers(0, 99),
+    st.lists(st.sampled_from("LR"), min_size=1, max_size=5),
+    st.sampled_from(("numpy", "torch")),
+)
 def test_a_mirrored_knee_has_the_same_patches(seed, sides, kind):
     images = np.random.default_rng(seed).integers(0, 256, (len(sides), ROI, ROI), np.uint8)
     mirrored = images[..., ::-1].copy()
@@ -377,8 +657,14 @@ def test_a_mirrored_knee_has_the_same_patches(seed, sides, kind):
         torch = pytest.importorskip("torch")
         images, mirrored = torch.from_numpy(images), torch.from_numpy(mirrored)
     lateral, medial = cut_patches(images, sides)
-    for ours, theirs in zip((lateral, medial), cut_patches(mirrored, ["LR"[s == "L"] for s in sides])):
-        assert type(ours) is type(images) and tuple(ours.shape) == (len(sides), PATCH, PATCH) and bool((ours == theirs).all())
+    for ours, theirs in zip(
+        (lateral, medial), cut_patches(mirrored, ["LR"[s == "L"] for s in sides])
+    ):
+        assert (
+            type(ours) is type(images)
+            and tuple(ours.shape) == (len(sides), PATCH, PATCH)
+            and bool((ours == theirs).all())
+        )
 
 
 def test_patches_are_where_they_should_be():
@@ -386,28 +672,42 @@ def test_patches_are_where_they_should_be():
     (a, b), (c, d) = COLUMNS
     left, right = images[:, slice(*ROWS), a:b], images[:, slice(*ROWS), c:d]
     lateral, medial = cut_patches(images, ["R", "L"])
-    np.testing.assert_array_equal(lateral[0], left[0]); np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
-    np.testing.assert_array_equal(lateral[1], right[1][:, ::-1]); np.testing.assert_array_equal(medial[1], left[1])
+    np.testing.assert_array_equal(lateral[0], left[0])
+    np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
+    np.testing.assert_array_equal(lateral[1], right[1][:, ::-1])
+    np.testing.assert_array_equal(medial[1], left[1])
     lateral, medial = cut_patches(images, ["R", "L"], orient="own")
-    np.testing.assert_array_equal(lateral[0], left[0]); np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
-    np.testing.assert_array_equal(lateral[1], right[1]); np.testing.assert_array_equal(medial[1], left[1][:, ::-1])
-    copy = images.copy(); lateral[:] = 0
-    assert (images == copy).all() # patches are copies
+    np.testing.assert_array_equal(lateral[0], left[0])
+    np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
+    np.testing.assert_array_equal(lateral[1], right[1])
+    np.testing.assert_array_equal(medial[1], left[1][:, ::-1])
+    copy = images.copy()
+    lateral[:] = 0
+    assert (images == copy).all()  # patches are copies
 
 
 def test_bad_patches_are_refused():
     images = np.zeros((2, ROI, ROI), np.uint8)
-    for bad, side, word in ((images[:, :128], "L", "shape"), (images[0], "L", "shape"), (images, ["L"] * 3, "3 sides"), (images, ["L", "M"], "side L or R")):
-        with pytest.raises(ValueError, match=word): cut_patches(bad, side)
-    with pytest.raises(ValueError, match="orient"): cut_patches(images, "L", orient="left")
+    for bad, side, word in (
+        (images[:, :128], "L", "shape"),
+        (images[0], "L", "shape"),
+        (images, ["L"] * 3, "3 sides"),
+        (images, ["L", "M"], "side L or R"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            cut_patches(bad, side)
+    with pytest.raises(ValueError, match="orient"):
+        cut_patches(images, "L", orient="left")
 
 
 # --- the real knees, where they are
 
+
 def test_real_knees_load():
     source = real_knees()
-    if source is None: pytest.skip("no real knees here")
+    if source is None:
+        pytest.skip("no real knees here")
     frame, wrong = scan(source)
     assert not any(wrong.values()) and len(frame) == 8260
-    knees = load_knees(source, grades=(4,)) # the smallest grade: read and checked byte for byte
+    knees = load_knees(source, grades=(4,))  # the smallest grade: read and checked byte for byte
     assert len(knees) == 251 and (polarity(knees.images) > 0.25).all()

@@ -1,40 +1,56 @@
 """The losses against loops over samples and grades, in every reading and reduction, and their gradients."""
+
 import copy
 from math import log
 
-import pytest, torch
-from hypothesis import given, settings, strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from koa_repro.losses import CE, KLD, LSCE, READINGS, REDUCTIONS, HybridLoss, soft_target
 from koa_repro.partition import confidence, partition, sizes
 from koa_repro.phantom import make_knees
-from koa_repro.runs import Study, references, study_spec
+from koa_repro.runs import references
 from koa_repro.specs import build_loss, build_network, read_spec
+from koa_repro.study import Study, study_spec
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit
 
 RATIOS = st.sampled_from([(7, 2, 1), (6, 3, 1), (8, 1, 1), (1, 1, 1), (0, 1, 0), (1, 0, 3)])
 
-def batch(n, K, seed, scale=2.):
+
+def batch(n, K, seed, scale=2.0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, K, generator=g, dtype=torch.float64) * scale, torch.randint(K, (n,), generator=g)
+    return torch.randn(n, K, generator=g, dtype=torch.float64) * scale, torch.randint(
+        K, (n,), generator=g
+    )
+
 
 def own_term(p, y, code, reading, eps, c_k):
     "One sample's term from the equations; c_k is a list with None where nothing was observed (or the guard holds)."
     K, right = len(p), max(range(len(p)), key=p.__getitem__) == y
     kl = lambda t: sum(a * log(a / b) for a, b in zip(t, p) if a > 0)
     if reading == "intended":
-        if code == 0: return -sum(((1 - eps) * (k == y) + eps / K) * log(p[k]) for k in range(K))
-        if code == 1 and None not in c_k: return kl([c_k[y] if k == y else (1 - c_k[y]) / (K - 1) for k in range(K)])
+        if code == 0:
+            return -sum(((1 - eps) * (k == y) + eps / K) * log(p[k]) for k in range(K))
+        if code == 1 and None not in c_k:
+            return kl([c_k[y] if k == y else (1 - c_k[y]) / (K - 1) for k in range(K)])
         return -log(p[y])
     hot = 1 if reading == "printed-onehot" else int(right)
-    if code == 0: return -(hot * (1 - eps) + eps / K) * log(p[y])
-    if code == 1: return hot * ((log(c_k[y]) if c_k[y] is not None else 0) - log(p[y]))
+    if code == 0:
+        return -(hot * (1 - eps) + eps / K) * log(p[y])
+    if code == 1:
+        return hot * ((log(c_k[y]) if c_k[y] is not None else 0) - log(p[y]))
     return -hot * log(p[y])
+
 
 def by_hand(x, y, loss, c_k):
     P = x.softmax(1).tolist()
     codes = partition(confidence(x, y), y, loss.ratio).tolist()
-    terms = [own_term(p, k, s, loss.reading, loss.smoothing, c_k) for p, k, s in zip(P, y.tolist(), codes)]
+    terms = [
+        own_term(p, k, s, loss.reading, loss.smoothing, c_k)
+        for p, k, s in zip(P, y.tolist(), codes)
+    ]
     parts = []
     for s in range(3):
         mine = [t for t, code in zip(terms, codes) if code == s]
@@ -42,36 +58,51 @@ def by_hand(x, y, loss, c_k):
         parts.append(sum(mine) / size)
     return parts, sum(w * part for w, part in zip(loss.weights, parts)), codes
 
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("reading", READINGS)
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(0, 24), K=st.integers(2, 5), seed=st.integers(0, 10**6), ratio=RATIOS, guard=st.booleans(),
-       eps=st.sampled_from([0., .05, .15, .5]), known=st.sampled_from(["none", "some", "all", "all"]))
+@given(
+    n=st.integers(0, 24),
+    K=st.integers(2, 5),
+    seed=st.integers(0, 10**6),
+    ratio=RATIOS,
+    guard=st.booleans(),
+    eps=st.sampled_from([0.0, 0.05, 0.15, 0.5]),
+    known=st.sampled_from(["none", "some", "all", "all"]),
+)
 def test_is_its_definition(reading, reduction, n, K, seed, ratio, guard, eps, known):
     x, y = batch(n, K, seed)
-    loss = HybridLoss(K, ratio, eps, (.3, .5, .2), reading, reduction, guard)
-    c = torch.rand(K, generator=torch.Generator().manual_seed(seed + 1)) * .9 + .1
-    if known != "all": c[0 if known == "some" else slice(None)] = torch.nan
+    loss = HybridLoss(K, ratio, eps, (0.3, 0.5, 0.2), reading, reduction, guard)
+    c = torch.rand(K, generator=torch.Generator().manual_seed(seed + 1)) * 0.9 + 0.1
+    if known != "all":
+        c[0 if known == "some" else slice(None)] = torch.nan
     loss.class_confidence.copy_(c)
     c_k = [None if v != v else v for v in c.tolist()]
-    if guard and reading == "intended" and any(v is None or v <= 1 / K for v in c_k): c_k = [None] * K
+    if guard and reading == "intended" and any(v is None or v <= 1 / K for v in c_k):
+        c_k = [None] * K
     parts, total, codes = by_hand(x, y, loss, c_k)
     t = loss.terms(x, y)
     assert t.codes.tolist() == codes
     # c_k is stored in single precision and enters as such; all else is double
-    torch.testing.assert_close(t.parts, torch.tensor(parts, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        t.parts, torch.tensor(parts, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
     torch.testing.assert_close(t.loss.item(), float(total), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(loss(x, y), t.loss, rtol=0, atol=0)
     torch.testing.assert_close(loss(x.float(), y).double(), t.loss, rtol=1e-4, atol=1e-4)
+
 
 @pytest.mark.parametrize("reading", READINGS)
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 24), K=st.integers(2, 5), seed=st.integers(0, 10**6))
 def test_order_of_the_batch_plays_no_part(reading, n, K, seed):
     x, y = batch(n, K, seed)
-    loss = HybridLoss(K, reading=reading); loss.class_confidence.fill_(.8)
+    loss = HybridLoss(K, reading=reading)
+    loss.class_confidence.fill_(0.8)
     p = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(loss(x[p], y[p]), loss(x, y), rtol=1e-12, atol=1e-12)
+
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("reading", READINGS)
@@ -79,205 +110,369 @@ def test_order_of_the_batch_plays_no_part(reading, n, K, seed):
 def test_gradient(K, reading, reduction):
     x, y = batch(20, K, 3)
     loss = HybridLoss(K, reading=reading, reduction=reduction)
-    for c in (torch.nan, .8):  # before and after the first validation
+    for c in (torch.nan, 0.8):  # before and after the first validation
         loss.class_confidence.fill_(c)
         assert torch.autograd.gradcheck(lambda x: loss(x, y), x.clone().requires_grad_(), eps=1e-7)
 
+
 def slope(loss, x, y):
-    x = x.clone().requires_grad_(); return torch.autograd.grad(loss(x, y), x)[0]
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(loss(x, y), x)[0]
+
 
 def test_onehot_print_is_cross_entropy_weighted_by_rank():
     x, y = batch(32, 2, 0)
-    loss = HybridLoss(reading="printed-onehot"); before = slope(loss, x, y)
-    loss.class_confidence.copy_(torch.tensor([.9, .55]))
+    loss = HybridLoss(reading="printed-onehot")
+    before = slope(loss, x, y)
+    loss.class_confidence.copy_(torch.tensor([0.9, 0.55]))
     assert slope(loss, x, y).equal(before)  # c_k moves the value alone
-    factor = torch.tensor([.4 * (1 - .15 / 2), .5, .1], dtype=torch.float64)[loss.terms(x, y).codes]
+    factor = torch.tensor([0.4 * (1 - 0.15 / 2), 0.5, 0.1], dtype=torch.float64)[
+        loss.terms(x, y).codes
+    ]
     torch.testing.assert_close(before, slope(lambda x, y: (factor * CE(x, y)).mean(), x, y))
+
 
 def test_mask_print_gives_wrong_knees_no_slope_outside_h():
     x, y = batch(64, 2, 1)
-    loss = HybridLoss(reading="printed-mask"); loss.class_confidence.fill_(.8)
+    loss = HybridLoss(reading="printed-mask")
+    loss.class_confidence.fill_(0.8)
     wrong, codes, g = x.argmax(1) != y, loss.terms(x, y).codes, slope(loss, x, y)
-    assert (wrong & (codes > 0)).sum() > 5 and g[wrong & (codes > 0)].abs().max() == 0 and (g[~wrong].abs().sum(1) > 0).all()
+    assert (
+        (wrong & (codes > 0)).sum() > 5
+        and g[wrong & (codes > 0)].abs().max() == 0
+        and (g[~wrong].abs().sum(1) > 0).all()
+    )
+
 
 def test_soft_target():
-    torch.testing.assert_close(soft_target(.8, torch.tensor([2]), 5), torch.tensor([[.05, .05, .8, .05, .05]]))
-    torch.testing.assert_close(soft_target(torch.tensor([1., .7]), torch.tensor([1, 1]), 2), torch.tensor([[0, 1.], [.3, .7]]))
+    torch.testing.assert_close(
+        soft_target(0.8, torch.tensor([2]), 5), torch.tensor([[0.05, 0.05, 0.8, 0.05, 0.05]])
+    )
+    torch.testing.assert_close(
+        soft_target(torch.tensor([1.0, 0.7]), torch.tensor([1, 1]), 2),
+        torch.tensor([[0, 1.0], [0.3, 0.7]]),
+    )
+
 
 def test_single_losses_are_torchs():
-    x, y = batch(50, 4, 2, 6.)
+    x, y = batch(50, 4, 2, 6.0)
     F = torch.nn.functional
     torch.testing.assert_close(CE(x, y), F.cross_entropy(x, y, reduction="none"))
-    torch.testing.assert_close(LSCE(x, y, .2), F.cross_entropy(x, y, label_smoothing=.2, reduction="none"), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(KLD(x, y, 1.), CE(x, y)); assert (KLD(x, y, .6) >= 0).all()
+    torch.testing.assert_close(
+        LSCE(x, y, 0.2),
+        F.cross_entropy(x, y, label_smoothing=0.2, reduction="none"),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+    torch.testing.assert_close(KLD(x, y, 1.0), CE(x, y))
+    assert (KLD(x, y, 0.6) >= 0).all()
     mixed = torch.rand(50, dtype=torch.float64)
-    torch.testing.assert_close(KLD(x, y, mixed), torch.cat([KLD(x[i:i+1], y[i:i+1], mixed[i].item()) for i in range(50)]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        KLD(x, y, mixed),
+        torch.cat([KLD(x[i : i + 1], y[i : i + 1], mixed[i].item()) for i in range(50)]),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_extreme_logits_and_extreme_targets_stay_finite(reading):
-    x, y = torch.tensor([[1e4, -1e4], [-1e4, 1e4]]).repeat(16, 1).requires_grad_(), torch.tensor([0, 1, 1, 0]).repeat(8)
-    for c in (0., 1.):
-        loss = HybridLoss(reading=reading, guard=False); loss.class_confidence.fill_(c)
-        value = loss(x, y); g, = torch.autograd.grad(value, x)
+    x, y = (
+        torch.tensor([[1e4, -1e4], [-1e4, 1e4]]).repeat(16, 1).requires_grad_(),
+        torch.tensor([0, 1, 1, 0]).repeat(8),
+    )
+    for c in (0.0, 1.0):
+        loss = HybridLoss(reading=reading, guard=False)
+        loss.class_confidence.fill_(c)
+        value = loss(x, y)
+        (g,) = torch.autograd.grad(value, x)
         assert value.isfinite() and g.isfinite().all()
+
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_nan_is_never_hidden(reading, reduction):
-    x, y = batch(32, 2, 0); y = torch.arange(32) % 2
-    loss = HybridLoss(reading=reading, reduction=reduction); loss.class_confidence.fill_(.8)
+    x, y = batch(32, 2, 0)
+    y = torch.arange(32) % 2
+    loss = HybridLoss(reading=reading, reduction=reduction)
+    loss.class_confidence.fill_(0.8)
     for i in range(32):
-        broken = x.clone(); broken[i, 0] = torch.nan
+        broken = x.clone()
+        broken[i, 0] = torch.nan
         assert loss(broken, y).isnan()
 
+
 def test_reductions():
-    x, y = batch(32, 2, 5); y = torch.arange(32) % 2
+    x, y = batch(32, 2, 5)
+    y = torch.arange(32) % 2
     parts = {r: HybridLoss(reduction=r).terms(x, y).parts for r in REDUCTIONS}
     torch.testing.assert_close(parts["sum"], parts["batch"] * 32)
-    torch.testing.assert_close(parts["sum"], parts["mean"] * torch.tensor([2. * n for n in sizes(16)], dtype=torch.float64))
+    torch.testing.assert_close(
+        parts["sum"],
+        parts["mean"] * torch.tensor([2.0 * n for n in sizes(16)], dtype=torch.float64),
+    )
+
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_given_codes_take_the_place_of_the_drawn_ones(reading):
     x, y = batch(32, 2, 0)
-    loss = HybridLoss(reading=reading); t = loss.terms(x, y)
+    loss = HybridLoss(reading=reading)
+    t = loss.terms(x, y)
     assert loss.terms(x, y, codes=t.codes).loss.equal(t.loss)
     low = loss.terms(x, y, codes=t.codes * 0 + 2)
     assert (low.codes == 2).all() and low.parts[:2].tolist() == [0, 0] and low.parts[2] > 0
 
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_empty_batch_costs_nothing(reduction):
     x = torch.zeros(0, 2, requires_grad=True)
-    value = HybridLoss(reduction=reduction)(x, torch.zeros(0, dtype=torch.int64)); value.backward()
+    value = HybridLoss(reduction=reduction)(x, torch.zeros(0, dtype=torch.int64))
+    value.backward()
     assert value == 0 and x.grad.shape == (0, 2)
 
+
 def test_observed_confidence_is_the_mean_of_each_grade():
-    x, y = batch(300, 3, 0); y[y == 2] = 0
-    loss = HybridLoss(3); loss.observe_validation(x.float(), y)
+    x, y = batch(300, 3, 0)
+    y[y == 2] = 0
+    loss = HybridLoss(3)
+    loss.observe_validation(x.float(), y)
     c = x.softmax(1)[torch.arange(300), y]
-    torch.testing.assert_close(loss.class_confidence[:2], torch.stack([c[y == k].mean() for k in (0, 1)]).float(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        loss.class_confidence[:2],
+        torch.stack([c[y == k].mean() for k in (0, 1)]).float(),
+        rtol=1e-5,
+        atol=0,
+    )
     assert loss.class_confidence[2].isnan()
     kept = loss.class_confidence.clone()
     loss.observe_validation(x[:1], torch.tensor([2]))
     assert loss.class_confidence[:2].equal(kept[:2]) and not loss.class_confidence.requires_grad
 
+
 def test_observed_in_place_and_saved():
-    loss = HybridLoss(); place = loss.class_confidence.data_ptr()
-    x, y = batch(40, 2, 0); loss.observe_validation(x.requires_grad_(), y)
+    loss = HybridLoss()
+    place = loss.class_confidence.data_ptr()
+    x, y = batch(40, 2, 0)
+    loss.observe_validation(x.requires_grad_(), y)
     assert loss.class_confidence.data_ptr() == place and not loss.class_confidence.requires_grad
     assert list(loss.state_dict()) == ["class_confidence"]
-    other = HybridLoss(); other.load_state_dict(copy.deepcopy(loss.state_dict()))
+    other = HybridLoss()
+    other.load_state_dict(copy.deepcopy(loss.state_dict()))
     assert other(x, y).equal(loss(x, y))
+
 
 @pytest.mark.parametrize("guard", [True, False])
 def test_guard(guard):
     x, y = batch(20, 2, 0)
     loss = HybridLoss(ratio=(0, 1, 0), weights=(0, 1, 0), guard=guard)
-    for c, held in (((torch.nan, .9), True), ((.5, .9), guard), ((.51, .9), False), ((.9, .2), guard)):
+    for c, held in (
+        ((torch.nan, 0.9), True),
+        ((0.5, 0.9), guard),
+        ((0.51, 0.9), False),
+        ((0.9, 0.2), guard),
+    ):
         loss.class_confidence.copy_(torch.tensor(c))
         assert torch.allclose(loss(x, y), CE(x, y).mean(), rtol=1e-12) == held
 
+
 @pytest.mark.parametrize("reading", READINGS)
 def test_precision_is_single_whatever_surrounds(reading):
-    x, y = batch(32, 2, 0); x = x.bfloat16()
-    loss = HybridLoss(reading=reading); loss.class_confidence.fill_(.8)
-    with torch.autocast("cpu", torch.bfloat16): inside = loss(x, y)
+    x, y = batch(32, 2, 0)
+    x = x.bfloat16()
+    loss = HybridLoss(reading=reading)
+    loss.class_confidence.fill_(0.8)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(x, y)
     assert inside.dtype == torch.float32 and inside.equal(loss(x.float(), y))
-    assert loss(x.float(), y.int()).equal(inside) and loss(x.float(), y.to(torch.uint8)).equal(inside)
+    assert loss(x.float(), y.int()).equal(inside) and loss(x.float(), y.to(torch.uint8)).equal(
+        inside
+    )
+
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("reading", READINGS)
 def test_needs_no_value(reading, reduction):
     loss = HybridLoss(5, reading=reading, reduction=reduction).to("meta")
-    x, y = torch.empty(32, 5, device="meta", requires_grad=True), torch.empty(32, dtype=torch.int64, device="meta")
-    loss.observe_validation(x, y, validate=False); loss(x, y).backward()
+    x, y = (
+        torch.empty(32, 5, device="meta", requires_grad=True),
+        torch.empty(32, dtype=torch.int64, device="meta"),
+    )
+    loss.observe_validation(x, y, validate=False)
+    loss(x, y).backward()
     assert x.grad.shape == x.shape
 
-@pytest.mark.parametrize("bad, message", [
-    (dict(weights=(.5, .5)), "weights="), (dict(weights=(.5, -.1, .6)), "weights="), (dict(weights=.5), "weights="),
-    (dict(weights=(.5, float("nan"), .5)), "weights="), (dict(weights="abc"), "weights="), (dict(smoothing=1.), "smoothing="),
-    (dict(smoothing=-.1), "smoothing="), (dict(smoothing="0.15"), "smoothing="), (dict(reading="printed"), "reading="),
-    (dict(reduction="none"), "reduction="), (dict(order="luck"), "order="), (dict(ratio=(.7, .2, .1)), "ratio="), (dict(classes=1), "classes="), (dict(classes=2.), "classes=")])
-def test_refuses_settings(bad, message):
-    with pytest.raises(ValueError, match=message): HybridLoss(**bad)
 
-@pytest.mark.parametrize("shape, labels, message", [
-    ((4, 2), [0, 1, 0, 2], r"labels\[3\] is 2"), ((4, 2), [0, -1, 0, 1], r"labels\[1\] is -1"), ((4, 3), [0, 1, 0, 1], "3 columns"),
-    ((4,), [0, 1, 0, 1], "shape"), ((4, 2), [0, 1], "shape"), ((4, 2), [0., 1., 0., 1.], "whole numbers")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(weights=(0.5, 0.5)), "weights="),
+        (dict(weights=(0.5, -0.1, 0.6)), "weights="),
+        (dict(weights=0.5), "weights="),
+        (dict(weights=(0.5, float("nan"), 0.5)), "weights="),
+        (dict(weights="abc"), "weights="),
+        (dict(smoothing=1.0), "smoothing="),
+        (dict(smoothing=-0.1), "smoothing="),
+        (dict(smoothing="0.15"), "smoothing="),
+        (dict(reading="printed"), "reading="),
+        (dict(reduction="none"), "reduction="),
+        (dict(order="luck"), "order="),
+        (dict(ratio=(0.7, 0.2, 0.1)), "ratio="),
+        (dict(classes=1), "classes="),
+        (dict(classes=2.0), "classes="),
+    ],
+)
+def test_refuses_settings(bad, message):
+    with pytest.raises(ValueError, match=message):
+        HybridLoss(**bad)
+
+
+@pytest.mark.parametrize(
+    "shape, labels, message",
+    [
+        ((4, 2), [0, 1, 0, 2], r"labels\[3\] is 2"),
+        ((4, 2), [0, -1, 0, 1], r"labels\[1\] is -1"),
+        ((4, 3), [0, 1, 0, 1], "3 columns"),
+        ((4,), [0, 1, 0, 1], "shape"),
+        ((4, 2), [0, 1], "shape"),
+        ((4, 2), [0.0, 1.0, 0.0, 1.0], "whole numbers"),
+    ],
+)
 def test_refuses_batches(shape, labels, message):
     for call in (HybridLoss(), HybridLoss().observe_validation):
-        with pytest.raises(ValueError, match=message): call(torch.zeros(shape), torch.tensor(labels))
+        with pytest.raises(ValueError, match=message):
+            call(torch.zeros(shape), torch.tensor(labels))
+
 
 def test_refuses_validation_that_says_nothing():
-    loss = HybridLoss(); loss.class_confidence.fill_(.7)
-    for x, message in ((torch.zeros(0, 2), "empty"), (torch.full((2, 2), torch.nan), r"logits\[0\]")):
-        with pytest.raises(ValueError, match=message): loss.observe_validation(x, torch.zeros(len(x), dtype=torch.int64))
-    assert loss.class_confidence.tolist() == pytest.approx([.7, .7])
+    loss = HybridLoss()
+    loss.class_confidence.fill_(0.7)
+    for x, message in (
+        (torch.zeros(0, 2), "empty"),
+        (torch.full((2, 2), torch.nan), r"logits\[0\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss.observe_validation(x, torch.zeros(len(x), dtype=torch.int64))
+    assert loss.class_confidence.tolist() == pytest.approx([0.7, 0.7])
+
 
 @pytest.mark.parametrize("reading", READINGS)
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(0, 40), K=st.integers(2, 5), seed=st.integers(0, 10**6), ratio=RATIOS)
 def test_lots_keep_the_sizes_and_the_terms(reading, n, K, seed, ratio):
     x, y = batch(n, K, seed)
-    ranked, drawn = (HybridLoss(K, ratio, reading=reading, order=order) for order in ("confidence", "random"))
-    for loss in (ranked, drawn): loss.class_confidence.fill_(.8)
-    torch.manual_seed(seed); t = drawn.terms(x, y)
-    for k in range(K): assert t.codes[y == k].bincount(minlength=3).equal(ranked.terms(x, y).codes[y == k].bincount(minlength=3))
+    ranked, drawn = (
+        HybridLoss(K, ratio, reading=reading, order=order) for order in ("confidence", "random")
+    )
+    for loss in (ranked, drawn):
+        loss.class_confidence.fill_(0.8)
+    torch.manual_seed(seed)
+    t = drawn.terms(x, y)
+    for k in range(K):
+        assert (
+            t.codes[y == k]
+            .bincount(minlength=3)
+            .equal(ranked.terms(x, y).codes[y == k].bincount(minlength=3))
+        )
     assert ranked.terms(x, y, codes=t.codes).loss.equal(t.loss)
 
+
 def test_lots_are_fair_and_blind_to_confidence():
-    x, y = batch(40, 2, 0); y = torch.arange(40) % 2
-    torch.manual_seed(0); loss = HybridLoss(order="random")
+    x, y = batch(40, 2, 0)
+    y = torch.arange(40) % 2
+    torch.manual_seed(0)
+    loss = HybridLoss(order="random")
     share = torch.stack([loss.terms(x, y).codes == 0 for _ in range(2000)]).double().mean(0)
-    assert (share - .7).abs().max() < 5 * (.7 * .3 / 2000) ** .5  # five standard errors, for 40 knees
+    assert (share - 0.7).abs().max() < 5 * (
+        0.7 * 0.3 / 2000
+    ) ** 0.5  # five standard errors, for 40 knees
+
 
 def test_a_training_by_lot_goes_on_as_it_would_have(tmp_path):
     "The lots follow from seed and epoch: interrupted or not, the weights are the same."
     knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
     spec = study_spec(Study(), loss="hybrid", loss_options=dict(order="random"), recipe=recipe)
     make = lambda: Trainer(build_network(spec), build_loss(spec), knees, recipe, device="cpu")
-    whole, half = fit(make(), progress=False), fit(make(), tmp_path / "half.pt", progress=False, until=1)
-    torch.rand(100); again = fit(make(), tmp_path / "half.pt", progress=False)
+    whole, half = (
+        fit(make(), progress=False),
+        fit(make(), tmp_path / "half.pt", progress=False, until=1),
+    )
+    torch.rand(100)
+    again = fit(make(), tmp_path / "half.pt", progress=False)
     assert half.epoch == 1 and all(v.equal(again.weights()[k]) for k, v in whole.weights().items())
+
 
 def test_controls_are_plain_options():
     "The divergence for every knee, smoothing alone and sets by lot, as specs; runs that exist keep their names."
     x, y = batch(32, 2, 0)
-    everyone = build_loss(study_spec(Study(), loss="hybrid", loss_options=dict(ratio=(0, 1, 0), weights=(0, 1, 0))))
-    everyone.class_confidence.copy_(torch.tensor([.8, .7]))
-    torch.testing.assert_close(everyone(x, y), KLD(x, y, everyone.class_confidence[y]).mean(), rtol=1e-6, atol=1e-6)
-    smooth = build_loss(study_spec(Study(), loss="ce", loss_options=dict(label_smoothing=.15)))
-    torch.testing.assert_close(smooth(x, y), LSCE(x, y, .15).mean(), rtol=1e-6, atol=1e-6)
-    specs = [study_spec(Study(), loss="hybrid", loss_options=o) for o in ({}, dict(order="confidence"), dict(order="random"))]
+    everyone = build_loss(
+        study_spec(Study(), loss="hybrid", loss_options=dict(ratio=(0, 1, 0), weights=(0, 1, 0)))
+    )
+    everyone.class_confidence.copy_(torch.tensor([0.8, 0.7]))
+    torch.testing.assert_close(
+        everyone(x, y), KLD(x, y, everyone.class_confidence[y]).mean(), rtol=1e-6, atol=1e-6
+    )
+    smooth = build_loss(study_spec(Study(), loss="ce", loss_options=dict(label_smoothing=0.15)))
+    torch.testing.assert_close(smooth(x, y), LSCE(x, y, 0.15).mean(), rtol=1e-6, atol=1e-6)
+    specs = [
+        study_spec(Study(), loss="hybrid", loss_options=o)
+        for o in ({}, dict(order="confidence"), dict(order="random"))
+    ]
     assert specs[0].id == specs[1].id != specs[2].id
     kept = list(references().glob("*/spec.json"))
     assert kept and all(read_spec(f.read_text()).id == f.parent.name for f in kept)
 
+
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(0, 40), K=st.integers(2, 5), seed=st.integers(0, 10**6), guard=st.booleans(), least=st.sampled_from([0., .3, .6]))
+@given(
+    n=st.integers(0, 40),
+    K=st.integers(2, 5),
+    seed=st.integers(0, 10**6),
+    guard=st.booleans(),
+    least=st.sampled_from([0.0, 0.3, 0.6]),
+)
 def test_adaptive_sets_are_those_between_the_thresholds(n, K, seed, guard, least):
     x, y = batch(n, K, seed)
     loss = HybridLoss(K, order="adaptive", guard=guard)
-    loss.class_confidence.copy_(least + (1 - least) * torch.rand(K, generator=torch.Generator().manual_seed(seed)))
+    loss.class_confidence.copy_(
+        least + (1 - least) * torch.rand(K, generator=torch.Generator().manual_seed(seed))
+    )
     c, c_k = x.softmax(1)[torch.arange(n), y].tolist(), loss.class_confidence.double().tolist()
     codes = [0 if a >= c_k[k] else 1 if a >= 1 / K else 2 for a, k in zip(c, y.tolist())]
-    if guard and min(c_k) <= 1 / K: codes = HybridLoss(K).terms(x, y).codes.tolist()
+    if guard and min(c_k) <= 1 / K:
+        codes = HybridLoss(K).terms(x, y).codes.tolist()
     t = loss.terms(x, y)
     assert t.codes.tolist() == codes
     shares = loss.report()
-    assert [round(v * n) for v in shares.values()] == [codes.count(s) for s in range(3)] and set(loss.report().values()) == {0}
+    assert [round(v * n) for v in shares.values()] == [codes.count(s) for s in range(3)] and set(
+        loss.report().values()
+    ) == {0}
+
 
 def test_adaptive_starts_at_the_ratio_and_then_follows(tmp_path):
     "Before the first c_k the ratio cuts; interrupted or not, the history tells the same shares."
     knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
-    spec = study_spec(Study(), loss="hybrid", loss_options=dict(order="adaptive", guard=False), recipe=recipe)
+    spec = study_spec(
+        Study(), loss="hybrid", loss_options=dict(order="adaptive", guard=False), recipe=recipe
+    )
     make = lambda: Trainer(build_network(spec), build_loss(spec), knees, recipe, device="cpu")
     whole = fit(make(), progress=False)
-    fit(make(), tmp_path / "half.pt", progress=False, until=1); again = fit(make(), tmp_path / "half.pt", progress=False)
+    fit(make(), tmp_path / "half.pt", progress=False, until=1)
+    again = fit(make(), tmp_path / "half.pt", progress=False)
     rows = [[r[f"lambda_{s}"] for s in ("high", "medium", "low")] for r in whole.history]
     assert rows == [[r[f"lambda_{s}"] for s in ("high", "medium", "low")] for r in again.history]
     sized = torch.zeros(3)
     for part in whole.train.labels[torch.from_numpy(draw_epoch(whole.labels, recipe, 0, 0)[0])]:
-        for k in (0, 1): sized += torch.tensor(sizes(int((part == k).sum())))
-    assert rows[0] == pytest.approx((sized / sized.sum()).tolist()) and rows[1] != pytest.approx(rows[0])
-    assert list(build_loss(spec).state_dict()) == ["class_confidence"] and "lambda_high" not in fit(
-        Trainer(build_network(spec), HybridLoss(), knees, recipe, device="cpu"), progress=False, until=1).history[0]
+        for k in (0, 1):
+            sized += torch.tensor(sizes(int((part == k).sum())))
+    assert rows[0] == pytest.approx((sized / sized.sum()).tolist()) and rows[1] != pytest.approx(
+        rows[0]
+    )
+    assert (
+        list(build_loss(spec).state_dict()) == ["class_confidence"]
+        and "lambda_high"
+        not in fit(
+            Trainer(build_network(spec), HybridLoss(), knees, recipe, device="cpu"),
+            progress=False,
+            until=1,
+        ).history[0]
+    )

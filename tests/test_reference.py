@@ -1,30 +1,64 @@
 """Reference runs: packed, sent, killed, gone on with, handed back, merged."""
-import io, json, os, shutil, signal, subprocess, sys, time, zipfile
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 
-from koa_repro import bare, reference, reproduce, runs
+from koa_repro import runs
 from koa_repro.phantom import make_knees
-from koa_repro.reference import MergeError, Wanted, merge, pack, status, table5_options, train, wanted_runs
-from koa_repro.runs import PROFILES, Profile, Study, find, keep_reference, knees_id, make_run, replicates, study_spec
+from koa_repro.runs import find, keep_reference, knees_id, make_run, replicates
 from koa_repro.specs import RunSpec
+from koa_repro.study import PROFILES, Profile, Study, study_spec
+from koa_repro.tools import reference, reproduce
+from koa_repro.tools import remote as bare
+from koa_repro.tools.reference import (
+    MergeError,
+    Wanted,
+    merge,
+    pack,
+    status,
+    table5_options,
+    train,
+    wanted_runs,
+)
 from koa_repro.training import Recipe
 
 QUICK = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle")
 
-@pytest.fixture(scope="module")
-def knees(): return make_knees(120, seed=8)
 
 @pytest.fixture(scope="module")
-def jobs(knees): return [RunSpec(knees_id(knees.frame()), loss=loss, options=dict(padding=1), recipe=QUICK) for loss in ("ce", "hybrid")]
+def knees():
+    return make_knees(120, seed=8)
+
+
+@pytest.fixture(scope="module")
+def jobs(knees):
+    return [
+        RunSpec(knees_id(knees.frame()), loss=loss, options=dict(padding=1), recipe=QUICK)
+        for loss in ("ce", "hybrid")
+    ]
+
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     "An empty folder of references."
-    for module in (runs, reference): monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
+    for module in (runs, reference):
+        monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
     return tmp_path / "kept"
+
 
 @pytest.fixture(scope="module")
 def packed(knees, jobs, tmp_path_factory):
@@ -32,30 +66,67 @@ def packed(knees, jobs, tmp_path_factory):
     pack(knees, dict(official=knees.split), jobs, folder, part=1_500_000)
     return folder
 
+
 def far(packed, work, out, *more, wait=True):
     "The command on the far machine: the pack's own copy of the code, in a folder of its own."
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(PYTHONPATH=str(packed / "send"))
-    job = subprocess.Popen([sys.executable, "-m", "koa_repro.bare", str(packed / "send"), "--work", str(work), "--out", str(out), "--device", "cpu", "--slots", "1", *more],
-                           env=env, cwd=work.parent, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(
+        PYTHONPATH=str(packed / "send")
+    )
+    job = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "koa_repro.tools.remote",
+            str(packed / "send"),
+            "--work",
+            str(work),
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+            "--slots",
+            "1",
+            *more,
+        ],
+        env=env,
+        cwd=work.parent,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return (job.communicate(timeout=240)[0], job.returncode) if wait else job
+
 
 def test_packed_killed_resumed_merged(knees, jobs, packed, kept, tmp_path):
     work, out = tmp_path / "work", tmp_path / "out"
     job, deadline = far(packed, work, out, wait=False), time.monotonic() + 120
     while not (work / jobs[0].id / "facts.json").exists():
-        assert time.monotonic() < deadline and job.poll() is None; time.sleep(.01)
-    os.killpg(job.pid, signal.SIGKILL); job.wait()
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
     assert not (work / jobs[1].id / "facts.json").exists() and not (out / "runs.zip").exists()
     text, status = far(packed, work, out)
-    assert status == 0 and text.count(" done") == 2 and [p.name for p in out.iterdir()] == ["runs.zip"]
+    assert (
+        status == 0 and text.count(" done") == 2 and [p.name for p in out.iterdir()] == ["runs.zip"]
+    )
     assert [p.name for p in merge(out / "runs.zip", packed)] == sorted(j.id for j in jobs)
-    assert [p.name for p in merge(out / "runs.zip", packed)] == sorted(j.id for j in jobs), "a second merge changes nothing"
-    threads = torch.get_num_threads(); torch.set_num_threads(1)
+    assert [p.name for p in merge(out / "runs.zip", packed)] == sorted(j.id for j in jobs), (
+        "a second merge changes nothing"
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     direct = make_run(jobs[1], knees, tmp_path / "store", progress=False, device="cpu")
     torch.set_num_threads(threads)
     mine = find(jobs[1])
-    for weights in ("best", "last"): pd.testing.assert_frame_equal(mine.predictions(weights), direct.predictions(weights))
-    assert not replicates(mine) and mine.history.epoch.tolist() == [1, 2, 3] and "device" in mine.provenance
+    for weights in ("best", "last"):
+        pd.testing.assert_frame_equal(mine.predictions(weights), direct.predictions(weights))
+    assert (
+        not replicates(mine)
+        and mine.history.epoch.tolist() == [1, 2, 3]
+        and "device" in mine.provenance
+    )
+
 
 def test_only_what_fits_is_gone_on_with(jobs, packed, tmp_path):
     "A job whose first epoch shows that it cannot be done is left, unless later calls have the time; then it goes on from its checkpoint."
@@ -63,39 +134,79 @@ def test_only_what_fits_is_gone_on_with(jobs, packed, tmp_path):
     assert bare.receive(packed / "send", work) == []
     images, left = bare.unpack(work), lambda seconds: time.time() + seconds
     assert bare.advance(long, images, work, left(8), device="cpu") == "too long"
-    assert [r["epoch"] for r in torch.load(work / long.id / "checkpoint.pt", weights_only=True)["history"]] == [1]
+    assert [
+        r["epoch"]
+        for r in torch.load(work / long.id / "checkpoint.pt", weights_only=True)["history"]
+    ] == [1]
     states = [bare.advance(long, images, work, left(8), later=1e9, device="cpu") for _ in range(2)]
     epochs = [int(s.removeprefix("epoch ").removesuffix(" of 100000")) for s in states]
     assert 1 < epochs[0] < epochs[1]
-    assert bare.advance(replace(long, seed=1), images, work, left(8), device="cpu", expect=9) == "too long"
-    assert not (work / replace(long, seed=1).id / "checkpoint.pt").exists(), "an epoch that cannot end in time is not begun"
+    assert (
+        bare.advance(replace(long, seed=1), images, work, left(8), device="cpu", expect=9)
+        == "too long"
+    )
+    assert not (work / replace(long, seed=1).id / "checkpoint.pt").exists(), (
+        "an epoch that cannot end in time is not begun"
+    )
+
 
 def test_later_is_passed_on_and_no_time_begins_nothing(packed, tmp_path):
-    text, status = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "0", "--later", "60")
-    assert status == 0 and " done" not in text and not list((tmp_path / "work").glob("*/checkpoint.pt"))
-    text, status = far(packed, tmp_path / "work", tmp_path / "out", "--minutes", "3", "--later", "60")
+    text, status = far(
+        packed, tmp_path / "work", tmp_path / "out", "--minutes", "0", "--later", "60"
+    )
+    assert (
+        status == 0
+        and " done" not in text
+        and not list((tmp_path / "work").glob("*/checkpoint.pt"))
+    )
+    text, status = far(
+        packed, tmp_path / "work", tmp_path / "out", "--minutes", "3", "--later", "60"
+    )
     assert status == 0 and text.count(" done") == 2
+
 
 def test_a_failed_job_is_told_and_the_others_come_back(knees, jobs, tmp_path):
     bad = replace(jobs[0], recipe=replace(QUICK, rate=1e30, epochs=1))
     pack(knees, dict(official=knees.split), [bad, jobs[1]], tmp_path / "pack")
     text, status = far(tmp_path / "pack", tmp_path / "work", tmp_path / "out")
     assert status == 1 and "failed: NonFiniteLoss" in text and text.count(" done") == 1
-    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z: assert {n.split("/")[0] for n in z.namelist()} == {jobs[1].id}
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z:
+        assert {n.split("/")[0] for n in z.namelist()} == {jobs[1].id}
+
 
 def test_a_worker_that_ended_early_is_told(packed, tmp_path, monkeypatch, capsys):
     "As one that was killed for memory: it leaves no word of its own."
     monkeypatch.setattr(bare.subprocess, "Popen", lambda command: SimpleNamespace(wait=lambda: -9))
-    assert bare.main([str(packed / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--slots", "2"]) == 1
+    assert (
+        bare.main(
+            [
+                str(packed / "send"),
+                "--work",
+                str(tmp_path / "w"),
+                "--out",
+                str(tmp_path / "o"),
+                "--slots",
+                "2",
+            ]
+        )
+        == 1
+    )
     assert "2 of 2 workers ended early" in capsys.readouterr().err
 
+
 def test_parts_may_come_one_by_one(packed, tmp_path):
-    index, parts = json.loads((packed / "send" / "index.json").read_text()), sorted((packed / "send").glob("part-*.bin"))
+    index, parts = (
+        json.loads((packed / "send" / "index.json").read_text()),
+        sorted((packed / "send").glob("part-*.bin")),
+    )
     assert len(parts) > 1 and max(p.stat().st_size for p in parts) <= 1_500_000
     for i, part in enumerate(parts):
-        delivery = tmp_path / f"delivery{i}"; delivery.mkdir()
-        (delivery / "index.json").write_text(json.dumps(index)); (delivery / part.name).write_bytes(part.read_bytes())
-        assert bare.receive(delivery, tmp_path / "work") == [p.name for p in parts[i + 1:]]
+        delivery = tmp_path / f"delivery{i}"
+        delivery.mkdir()
+        (delivery / "index.json").write_text(json.dumps(index))
+        (delivery / part.name).write_bytes(part.read_bytes())
+        assert bare.receive(delivery, tmp_path / "work") == [p.name for p in parts[i + 1 :]]
+
 
 def test_the_pack_is_lossless_and_names_nobody(knees, packed, tmp_path):
     assert bare.receive(packed / "send", tmp_path / "work") == []
@@ -103,84 +214,152 @@ def test_the_pack_is_lossless_and_names_nobody(knees, packed, tmp_path):
     text = (packed / "send" / "index.json").read_text()
     assert not [p for p in set(knees.participant) if p in text] and knees.file[0] not in text
 
+
 def test_another_pack_needs_another_folder(packed, tmp_path):
     bare.receive(packed / "send", tmp_path / "work")
     other = json.loads((packed / "send" / "index.json").read_text())
     other["parts"][0]["sha256"] = "0" * 64
-    (tmp_path / "send").mkdir(); (tmp_path / "send" / "index.json").write_text(json.dumps(other))
-    with pytest.raises(bare.PackError, match="another pack"): bare.receive(tmp_path / "send", tmp_path / "work")
+    (tmp_path / "send").mkdir()
+    (tmp_path / "send" / "index.json").write_text(json.dumps(other))
+    with pytest.raises(bare.PackError, match="another pack"):
+        bare.receive(tmp_path / "send", tmp_path / "work")
+
 
 def test_an_index_is_asked_for(tmp_path):
     (tmp_path / "send").mkdir()
     for text in (None, "{}", "[]", "{"):
-        if text: (tmp_path / "send" / "index.json").write_text(text)
-        assert bare.main([str(tmp_path / "send"), "--work", str(tmp_path / "w"), "--out", str(tmp_path / "o")]) == 2
+        if text:
+            (tmp_path / "send" / "index.json").write_text(text)
+        assert (
+            bare.main(
+                [
+                    str(tmp_path / "send"),
+                    "--work",
+                    str(tmp_path / "w"),
+                    "--out",
+                    str(tmp_path / "o"),
+                ]
+            )
+            == 2
+        )
+
 
 def test_other_knees_are_not_packed_and_not_merged(knees, jobs, packed, kept, tmp_path):
-    with pytest.raises(ValueError, match="other knees"): pack(make_knees(120, seed=9), dict(official=knees.split), jobs, tmp_path / "p")
+    with pytest.raises(ValueError, match="other knees"):
+        pack(make_knees(120, seed=9), dict(official=knees.split), jobs, tmp_path / "p")
     far(packed, tmp_path / "work", tmp_path / "out")
     (tmp_path / "other").mkdir()
     frame = pd.read_parquet(packed / "knees.parquet")
     frame.assign(sha256="0").to_parquet(tmp_path / "other" / "knees.parquet")
-    with pytest.raises(MergeError, match="other knees"): merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
-    with pytest.raises(MergeError, match="cannot be read"): merge(tmp_path / "nothing.zip", packed)
-    frame.rename(columns={"in official": "in knee"}).to_parquet(tmp_path / "other" / "knees.parquet")
-    with pytest.raises(MergeError, match="split official"): merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
+    with pytest.raises(MergeError, match="other knees"):
+        merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
+    with pytest.raises(MergeError, match="cannot be read"):
+        merge(tmp_path / "nothing.zip", packed)
+    frame.rename(columns={"in official": "in knee"}).to_parquet(
+        tmp_path / "other" / "knees.parquet"
+    )
+    with pytest.raises(MergeError, match="split official"):
+        merge(tmp_path / "out" / "runs.zip", tmp_path / "other")
     assert not kept.exists()
-    with zipfile.ZipFile(tmp_path / "out" / "runs.zip", "a") as z: z.writestr("notes.txt", "mine"); z.writestr(f"{'0' * 12}/spec.json", "{}")
-    with pytest.raises(MergeError, match="2 runs were taken in.*000000000000.*notes.txt") as e: merge(tmp_path / "out" / "runs.zip", packed)
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip", "a") as z:
+        z.writestr("notes.txt", "mine")
+        z.writestr(f"{'0' * 12}/spec.json", "{}")
+    with pytest.raises(MergeError, match="2 runs were taken in.*000000000000.*notes.txt") as e:
+        merge(tmp_path / "out" / "runs.zip", packed)
     assert len(list(kept.iterdir())) == 2 and "\n" not in str(e.value)
+
 
 def test_what_is_no_probability_is_not_merged(jobs, packed, kept, tmp_path):
     far(packed, tmp_path / "work", tmp_path / "out")
     name = jobs[0].id
-    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z: content = {n: z.read(n) for n in z.namelist() if n.startswith(name)}
+    with zipfile.ZipFile(tmp_path / "out" / "runs.zip") as z:
+        content = {n: z.read(n) for n in z.namelist() if n.startswith(name)}
     softmax = dict(np.load(io.BytesIO(content[f"{name}/softmax.npz"])))
-    for i, bad in enumerate((dict(best=softmax["best"]), softmax | dict(last=softmax["last"] * np.nan), softmax | dict(best=softmax["best"] * 3.5),
-                             softmax | dict(best=softmax["best"][:-1]), softmax | dict(best=np.hstack([softmax["best"], softmax["best"] * 0])))):
+    for i, bad in enumerate(
+        (
+            dict(best=softmax["best"]),
+            softmax | dict(last=softmax["last"] * np.nan),
+            softmax | dict(best=softmax["best"] * 3.5),
+            softmax | dict(best=softmax["best"][:-1]),
+            softmax | dict(best=np.hstack([softmax["best"], softmax["best"] * 0])),
+        )
+    ):
         np.savez(file := io.BytesIO(), **bad)
         with zipfile.ZipFile(tmp_path / f"{i}.zip", "w") as z:
-            for n, data in (content | {f"{name}/softmax.npz": file.getvalue()}).items(): z.writestr(n, data)
-        with pytest.raises(MergeError, match="no probabilities"): merge(tmp_path / f"{i}.zip", packed)
+            for n, data in (content | {f"{name}/softmax.npz": file.getvalue()}).items():
+                z.writestr(n, data)
+        with pytest.raises(MergeError, match="no probabilities"):
+            merge(tmp_path / f"{i}.zip", packed)
     assert not find(jobs[0])
+
 
 def test_private_knees_never_enter_the_repository(jobs, packed, kept, tmp_path, monkeypatch):
     (tmp_path / "pack").mkdir()
     frame = pd.read_parquet(packed / "knees.parquet")
     frame.assign(file="test/0/DOE^JANE_1R.png").to_parquet(tmp_path / "pack" / "knees.parquet")
     zipfile.ZipFile(tmp_path / "runs.zip", "w").close()
-    with pytest.raises(MergeError, match="published"): merge(tmp_path / "runs.zip", tmp_path / "pack")
+    with pytest.raises(MergeError, match="published"):
+        merge(tmp_path / "runs.zip", tmp_path / "pack")
     monkeypatch.setattr(Study, "published", property(lambda self: False))
-    private = Study("preview", str(tmp_path), store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
-    for act in (lambda: train(private, 1), lambda: reference.collect(private), lambda: reproduce.check_kept(private, [])):
-        with pytest.raises(ValueError, match="not the published knees"): act()
+    private = Study(
+        "preview", str(tmp_path), store=str(tmp_path / "runs"), out=str(tmp_path / "out")
+    )
+    for act in (
+        lambda: train(private, 1),
+        lambda: reference.collect(private),
+        lambda: reproduce.check_kept(private, []),
+    ):
+        with pytest.raises(ValueError, match="not the published knees"):
+            act()
+
 
 def test_a_pack_is_not_written_over_another(knees, jobs, packed, tmp_path):
     shutil.copytree(packed, tmp_path / "pack")
-    assert pack(knees, dict(official=knees.split), jobs[:1], tmp_path / "pack", part=1_500_000), "other jobs for the same knees"
+    assert pack(knees, dict(official=knees.split), jobs[:1], tmp_path / "pack", part=1_500_000), (
+        "other jobs for the same knees"
+    )
     before = (tmp_path / "pack" / "knees.parquet").read_bytes()
     others = make_knees(120, seed=9)
-    with pytest.raises(ValueError, match="another pack"): pack(others, dict(official=others.split), [], tmp_path / "pack")
+    with pytest.raises(ValueError, match="another pack"):
+        pack(others, dict(official=others.split), [], tmp_path / "pack")
     assert (tmp_path / "pack" / "knees.parquet").read_bytes() == before
 
+
 def test_a_rerun_is_a_replicate_and_nothing_is_overwritten(knees, jobs, kept, tmp_path):
-    first, other = (make_run(replace(jobs[0], recipe=replace(QUICK, epochs=1)), knees, tmp_path / name, progress=False, device="cpu") for name in "ab")
+    first, other = (
+        make_run(
+            replace(jobs[0], recipe=replace(QUICK, epochs=1)),
+            knees,
+            tmp_path / name,
+            progress=False,
+            device="cpu",
+        )
+        for name in "ab"
+    )
     target = keep_reference(first)
     before = (target / "predictions.parquet").read_bytes()
     frame = pd.read_parquet(other.path / "predictions.parquet")
-    frame.assign(p0=frame.p1, p1=frame.p0).to_parquet(other.path / "predictions.parquet", index=False)
+    frame.assign(p0=frame.p1, p1=frame.p0).to_parquet(
+        other.path / "predictions.parquet", index=False
+    )
     assert keep_reference(other) == target / "replicates" / "1" == keep_reference(other)
-    assert (target / "predictions.parquet").read_bytes() == before and len(replicates(find(first.spec))) == 1
+    assert (target / "predictions.parquet").read_bytes() == before and len(
+        replicates(find(first.spec))
+    ) == 1
     assert find(first.spec).predictions().equals(first.predictions())
+
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     "A study of two wanted runs that takes seconds."
-    monkeypatch.setitem(PROFILES, "short", Profile(replace(QUICK, epochs=2), dict(padding=1), phantom=120))
+    monkeypatch.setitem(
+        PROFILES, "short", Profile(replace(QUICK, epochs=2), dict(padding=1), phantom=120)
+    )
     study = Study("short", store=str(tmp_path / "store"), out=str(tmp_path / "out"))
     wanted = [Wanted("VI", loss, study_spec(study, loss=loss)) for loss in ("ce", "hybrid")]
     monkeypatch.setattr(reference, "wanted_runs", lambda study: wanted)
     return study
+
 
 def test_training_here_stops_in_time_and_goes_on(tiny, kept):
     assert train(tiny, 0, progress=False) == [] and not kept.exists()
@@ -188,9 +367,17 @@ def test_training_here_stops_in_time_and_goes_on(tiny, kept):
     assert len(made) == 2 and (status(tiny).state == "reference").all()
     assert train(tiny, 5, progress=False) == [], "what is there is not made again"
 
+
 def test_the_list_is_ordered_and_names_each_run_once():
     study = Study("fast", "reference", seeds=2)
     wanted = wanted_runs(study)
     ids, seeds = [w.spec.id for w in wanted], [w.spec.seed for w in wanted]
     assert len(set(ids)) == len(ids) and seeds == sorted(seeds) and wanted[0].row == "Ours, ce"
-    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {"official", "knee", "partners-1", "partners-2", "slice-0-left-out", "slice-1-left-out"}
+    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {
+        "official",
+        "knee",
+        "partners-1",
+        "partners-2",
+        "slice-0-left-out",
+        "slice-1-left-out",
+    }

@@ -1,106 +1,192 @@
 """Runs survive what happens to them: kills, races, failures, bad folders."""
-import json, shutil, signal, subprocess, sys, time
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 
 from koa_repro import runs
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
-from koa_repro.runs import (Run, RunSpec, Study, derived, ensure, find, keep_reference, knees_id, make_run, reopen, replicates, save_knees,
-                            state_of, study_frame, study_spec)
+from koa_repro.runs import (
+    Run,
+    RunSpec,
+    derived,
+    ensure,
+    find,
+    keep_reference,
+    knees_id,
+    make_run,
+    reopen,
+    replicates,
+    save_knees,
+    state_of,
+)
+from koa_repro.study import Study, study_frame, study_spec
 from koa_repro.training import Recipe, Trainer, predict
 
 RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
 
-@pytest.fixture(scope="module")
-def knees(): return make_knees(120, seed=5)
 
 @pytest.fixture(scope="module")
-def spec(knees): return RunSpec(knees_id(knees.frame()), options=dict(padding=1), recipe=RECIPE, loss="hybrid")
+def knees():
+    return make_knees(120, seed=5)
+
 
 @pytest.fixture(scope="module")
-def whole(knees, spec, tmp_path_factory): return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
+def spec(knees):
+    return RunSpec(knees_id(knees.frame()), options=dict(padding=1), recipe=RECIPE, loss="hybrid")
+
+
+@pytest.fixture(scope="module")
+def whole(knees, spec, tmp_path_factory):
+    return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
+
 
 def start_worker(folder, store):
-    return subprocess.Popen([sys.executable, "-m", "koa_repro.runs", str(folder), str(store), str(torch.get_num_threads()), "", "cpu"])
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "koa_repro.runs",
+            str(folder),
+            str(store),
+            str(torch.get_num_threads()),
+            "",
+            "cpu",
+        ]
+    )
+
 
 def offer(knees, specs, folder):
-    folder.mkdir(); save_knees(knees, folder / specs[0].knees)
-    for i, s in enumerate(specs): (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
+    folder.mkdir()
+    save_knees(knees, folder / specs[0].knees)
+    for i, s in enumerate(specs):
+        (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
+
 
 def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
     "SIGKILL as soon as a worker has gone beyond its checkpoint; no folder is there until a second process has finished the run."
     store = tmp_path / "store"
-    assert make_run(spec, knees, store, progress=False, device="cpu", stop_after=1) is None  # leaves a checkpoint of epoch 1
+    assert (
+        make_run(spec, knees, store, progress=False, device="cpu", stop_after=1) is None
+    )  # leaves a checkpoint of epoch 1
     offer(knees, [spec], tmp_path / "knees")
     job, deadline = start_worker(tmp_path / "knees", store), time.monotonic() + 120
     while state_of(spec, store) != "epoch 2 of 3":
-        assert time.monotonic() < deadline and job.poll() is None; time.sleep(.002)
-    job.send_signal(signal.SIGKILL); job.wait()
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.002)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
     assert not (store / spec.id).exists() and state_of(spec, store) == "epoch 2 of 3"
     run = make_run(spec, knees, store, progress=False, device="cpu")
     a, b = (torch.load(r.path / "weights.pt", weights_only=True) for r in (run, whole))
-    for kind in ("best", "last"): assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
+    for kind in ("best", "last"):
+        assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
     pd.testing.assert_frame_equal(run.predictions("last"), whole.predictions("last"))
+
 
 def test_a_resumed_training_has_the_threads_that_it_had(knees, spec, tmp_path):
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1); make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=1)
-        torch.set_num_threads(2); run = make_run(spec, knees, tmp_path, progress=False, device="cpu")
+        torch.set_num_threads(1)
+        make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=1)
+        torch.set_num_threads(2)
+        run = make_run(spec, knees, tmp_path, progress=False, device="cpu")
         assert torch.get_num_threads() == run.provenance["threads"] == 1
-    finally: torch.set_num_threads(before)
+    finally:
+        torch.set_num_threads(before)
+
 
 def test_a_damaged_checkpoint_is_named(knees, spec, tmp_path):
     make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=1)
     file = tmp_path / ".partial" / spec.id / "checkpoint.pt"
     for data in (b"", file.read_bytes()[:5000], b"e" * 200):
         file.write_bytes(data)
-        with pytest.raises(RuntimeError, match=f"checkpoint.pt in {spec.id} is damaged .*delete it"): ensure([spec], tmp_path, knees, progress=False)
+        with pytest.raises(
+            RuntimeError, match=f"checkpoint.pt in {spec.id} is damaged .*delete it"
+        ):
+            ensure([spec], tmp_path, knees, progress=False)
+
 
 def test_a_grade_without_training_knees_is_named(knees, spec):
     for part, word in (("train", "training"), ("val", "validation")):
         some = knees.select(~((knees.split == part) & (knees.kl == 2)))
-        with pytest.raises(ValueError, match=f"no {word} knee of class 1"): Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
+        with pytest.raises(ValueError, match=f"no {word} knee of class 1"):
+            Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
 
-@pytest.mark.parametrize("values, word", [(dict(gamma=(0, 1)), "gamma"), (dict(brightness=(1.3, .7)), "brightness"), (dict(brightness=(1,)), "brightness"), (dict(epochs=1.5), "epochs")])
+
+@pytest.mark.parametrize(
+    "values, word",
+    [
+        (dict(gamma=(0, 1)), "gamma"),
+        (dict(brightness=(1.3, 0.7)), "brightness"),
+        (dict(brightness=(1,)), "brightness"),
+        (dict(epochs=1.5), "epochs"),
+    ],
+)
 def test_a_recipe_that_cannot_be_is_refused(values, word):
-    with pytest.raises(ValueError, match=word): Recipe(**values)
+    with pytest.raises(ValueError, match=word):
+        Recipe(**values)
+
 
 def test_two_processes_train_once(knees, spec, tmp_path):
     quick = replace(spec, recipe=replace(RECIPE, epochs=1))
     jobs = []
     for name in ("a", "b"):
-        offer(knees, [quick], tmp_path / name); jobs.append(start_worker(tmp_path / name, tmp_path / "store"))
+        offer(knees, [quick], tmp_path / name)
+        jobs.append(start_worker(tmp_path / name, tmp_path / "store"))
     assert [j.wait(120) for j in jobs] == [0, 0]
     assert find(quick, tmp_path / "store") and not list(tmp_path.glob("?/*.error"))
     assert {p.name for p in (tmp_path / "store").iterdir()} == {".partial", quick.id}
 
+
 def test_a_failing_run_is_named_and_the_others_finish(knees, spec, tmp_path):
     bad = replace(spec, recipe=replace(RECIPE, rate=1e30, epochs=1))
     good = [replace(spec, recipe=replace(RECIPE, epochs=1), seed=s) for s in (1, 2)]
-    with pytest.raises(RuntimeError, match=r"hybrid seed 0 failed.*epoch 1"): ensure([bad, *good], tmp_path, knees, "local", progress=False)
+    with pytest.raises(RuntimeError, match=r"hybrid seed 0 failed.*epoch 1"):
+        ensure([bad, *good], tmp_path, knees, "local", progress=False)
     assert all(find(s, tmp_path) for s in good) and not find(bad, tmp_path)
+
 
 def test_a_killed_worker_is_reported_though_there_is_a_deadline(knees, spec, tmp_path, monkeypatch):
     long = [replace(spec, recipe=replace(RECIPE, epochs=10_000), seed=s) for s in (1, 2)]
+
     def kill(workers, specs, store, progress):
         end = time.monotonic() + 120
-        while not all(state_of(s, store).startswith("epoch") for s in specs): assert time.monotonic() < end; time.sleep(.01)
-        for w in workers: w.kill(); w.wait()
-    monkeypatch.setattr(runs, "_watch", kill); monkeypatch.setattr(runs.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    with pytest.raises(RuntimeError, match="(?s)seed 1 failed.*ended early.*seed 2 failed"): ensure(long, tmp_path, knees, "local", progress=False, deadline=time.time() + 3600)
+        while not all(state_of(s, store).startswith("epoch") for s in specs):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        for w in workers:
+            w.kill()
+            w.wait()
+
+    monkeypatch.setattr(runs, "_watch", kill)
+    monkeypatch.setattr(runs.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    with pytest.raises(RuntimeError, match="(?s)seed 1 failed.*ended early.*seed 2 failed"):
+        ensure(long, tmp_path, knees, "local", progress=False, deadline=time.time() + 3600)
+
 
 def test_an_epoch_that_would_end_too_late_is_not_begun(knees, spec, tmp_path):
     quick = [replace(spec, recipe=replace(RECIPE, epochs=1), seed=s) for s in (1, 2)]
     pace = {}
     runs._paced(quick[0], knees, tmp_path, pace, progress=False, device="cpu")
     assert list(pace.values()) == [find(quick[0], tmp_path).history.seconds.max()]
-    pace = {k: 3600. for k in pace}
-    runs._paced(quick[1], knees, tmp_path, pace, progress=False, device="cpu", deadline=time.time() + 1800)
+    pace = {k: 3600.0 for k in pace}
+    runs._paced(
+        quick[1], knees, tmp_path, pace, progress=False, device="cpu", deadline=time.time() + 1800
+    )
     assert state_of(quick[1], tmp_path) == "not launched"
+
 
 def test_hybrid_target_is_saved(whole, spec):
     loss = HybridLoss()
@@ -108,9 +194,11 @@ def test_hybrid_target_is_saved(whole, spec):
     last = whole.history.iloc[-1]
     np.testing.assert_allclose(loss.class_confidence, [last.val_c_0, last.val_c_1], rtol=1e-5)
 
+
 def test_best_is_by_validation_and_ties_go_to_the_later(whole):
     h = whole.history
     assert whole.provenance["best_epoch"] == h.epoch[h.val_accuracy == h.val_accuracy.max()].max()
+
 
 def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: tmp_path)
@@ -120,18 +208,25 @@ def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     (kept / "provenance.json").write_text("{}")
     keep_reference(whole)
     assert (kept / "provenance.json").read_text() == "{}" and len(before) == 4
-    (kept / "replicates" / ".1.new").mkdir(parents=True); (kept / "replicates" / ".DS_Store").touch()  # left by a copy that was interrupted, and by an onlooker
+    (kept / "replicates" / ".1.new").mkdir(parents=True)
+    (
+        kept / "replicates" / ".DS_Store"
+    ).touch()  # left by a copy that was interrupted, and by an onlooker
     assert replicates(Run(whole.spec, kept)) == [] and keep_reference(whole) == kept
+
 
 def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: tmp_path)
+
     def again(run):
         model, seen = reopen(run, knees.where(split="test"))
         return pd.DataFrame({"p1": predict(model, seen).softmax(1)[:, 1].numpy()})
+
     kept = Run(whole.spec, keep_reference(whole))
     assert derived(kept, "again", again) is None  # a reference has no weights
     made = derived(whole, "again", again)
-    own = whole.predictions(); own = own[own.split == "test"]
+    own = whole.predictions()
+    own = own[own.split == "test"]
     np.testing.assert_allclose(made.p1, own.p1, atol=1e-5)  # single precision, in other batches
     assert derived(whole, "again", None) is not None  # made once
     (tmp_path / f".{whole.spec.id}.new").mkdir()  # left by a copy that was interrupted
@@ -139,57 +234,106 @@ def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypat
     pd.testing.assert_frame_equal(derived(kept, "again", None), made)
     (whole.path / "again.parquet").unlink()
 
+
 def test_other_last_weights_are_another_run(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: tmp_path / "kept")
     keep_reference(whole)
-    other = Run(whole.spec, tmp_path / "other"); shutil.copytree(whole.path, other.path)
-    frame = other.everything; frame.loc[frame.weights == "last", "p0"] += 1e-3
+    other = Run(whole.spec, tmp_path / "other")
+    shutil.copytree(whole.path, other.path)
+    frame = other.everything
+    frame.loc[frame.weights == "last", "p0"] += 1e-3
     frame.to_parquet(other.path / "predictions.parquet", index=False)
-    assert keep_reference(other).parent.name == "replicates" and len(replicates(Run(whole.spec, tmp_path / "kept" / whole.spec.id))) == 1
+    assert (
+        keep_reference(other).parent.name == "replicates"
+        and len(replicates(Run(whole.spec, tmp_path / "kept" / whole.spec.id))) == 1
+    )
+
 
 def test_reference_study_needs_no_knees(tmp_path):
     study = Study("paper", "reference", out=str(tmp_path), store=str(tmp_path))
     assert len(study_frame(study)) == 5428
     assert runs.study_runs(study, [study_spec(study, seed=10**6)]) == [None]
 
+
 def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
     places = dict(out=str(tmp_path), store=str(tmp_path))
     for split in ("official", "knee", "participant"):
-        ids = {study_spec(Study("paper", data, **places), split=split).id for data in ("reference", str(knees_folder))}
+        ids = {
+            study_spec(Study("paper", data, **places), split=split).id
+            for data in ("reference", str(knees_folder))
+        }
         assert len(ids) == 1, split
 
-@pytest.mark.parametrize("bad, word", [(dict(profile="fats"), "smoke, preview, short, fast, paper"), (dict(data="no/such"), "not a folder"),
-    (dict(seeds=0), "from 1 up"), (dict(seeds="three"), "from 1 up"), (dict(store="/proc/x"), "Cannot write"), (dict(out="/proc/x"), "Cannot write")])
+
+@pytest.mark.parametrize(
+    "bad, word",
+    [
+        (dict(profile="fats"), "smoke, preview, short, fast, paper"),
+        (dict(data="no/such"), "not a folder"),
+        (dict(seeds=0), "from 1 up"),
+        (dict(seeds="three"), "from 1 up"),
+        (dict(store="/proc/x"), "Cannot write"),
+        (dict(out="/proc/x"), "Cannot write"),
+    ],
+)
 def test_bad_parameters_are_one_sentence(bad, word, tmp_path):
-    with pytest.raises((ValueError, OSError), match=word) as e: Study(**dict(dict(out=str(tmp_path), store=str(tmp_path)), **bad))
+    with pytest.raises((ValueError, OSError), match=word) as e:
+        Study(**dict(dict(out=str(tmp_path), store=str(tmp_path)), **bad))
     assert "\n" not in str(e.value)
 
+
 def test_smoke_never_writes_to_figures():
-    with pytest.raises(ValueError, match="never writes to figures"): Study(out=str(runs.repository() / "figures" / "x"))
+    with pytest.raises(ValueError, match="never writes to figures"):
+        Study(out=str(runs.repository() / "figures" / "x"))
+
 
 def test_equal_networks_are_one_run_and_options_that_cannot_be_are_refused():
-    assert RunSpec("a", options=dict(positions=(4, 1))) == RunSpec("a", options=dict(positions=(1, 4)))
-    for bad in (dict(options=dict(classes=5)), dict(loss="hybrid", loss_options=dict(classes=3)), dict(precision="fp16"), dict(network="x")):
-        with pytest.raises(ValueError): RunSpec("a", **bad)
+    assert RunSpec("a", options=dict(positions=(4, 1))) == RunSpec(
+        "a", options=dict(positions=(1, 4))
+    )
+    for bad in (
+        dict(options=dict(classes=5)),
+        dict(loss="hybrid", loss_options=dict(classes=3)),
+        dict(precision="fp16"),
+        dict(network="x"),
+    ):
+        with pytest.raises(ValueError):
+            RunSpec("a", **bad)
+
 
 def test_targets_of_every_batch_move_within_an_epoch(knees):
     from koa_repro.model import SiameseGAP
     from koa_repro.training import Trainer
+
     seen = []
+
     class Spy(HybridLoss):
         def forward(self, logits, labels):
             seen.append(self.class_confidence.tolist())
             return super().forward(logits, labels)
+
     for targets, count in (("epoch", 1), ("batch", None)):
         seen.clear()
-        trainer = Trainer(SiameseGAP(padding=1), Spy(), knees, replace(RECIPE, targets=targets), device="cpu")
+        trainer = Trainer(
+            SiameseGAP(padding=1), Spy(), knees, replace(RECIPE, targets=targets), device="cpu"
+        )
         trainer.run_epoch()
         different = len({str(s) for s in seen})
         assert different == (count or len(seen)) and len(seen) == trainer.steps
 
+
 def test_checkpoint_of_another_precision_is_refused(knees, spec, tmp_path):
-    from koa_repro.training import Trainer, fit
     from koa_repro.model import SiameseGAP
-    new = lambda precision: Trainer(SiameseGAP(padding=1), torch.nn.CrossEntropyLoss(), knees, RECIPE, precision=precision, device="cpu")
+    from koa_repro.training import Trainer, fit
+
+    new = lambda precision: Trainer(
+        SiameseGAP(padding=1),
+        torch.nn.CrossEntropyLoss(),
+        knees,
+        RECIPE,
+        precision=precision,
+        device="cpu",
+    )
     fit(new("float32"), tmp_path / "c.pt", progress=False, until=1)
-    with pytest.raises(ValueError, match="precision"): fit(new("bf16"), tmp_path / "c.pt", progress=False)
+    with pytest.raises(ValueError, match="precision"):
+        fit(new("bf16"), tmp_path / "c.pt", progress=False)

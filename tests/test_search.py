@@ -1,24 +1,78 @@
 """Choices are made on validation knees, a killed search loses and repeats nothing, and halving, grid and contest add up."""
-import itertools, json, signal, subprocess, sys, time
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np, pandas as pd, pytest
-from hypothesis import given, settings, strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from koa_repro import contest, hyperparameters, reference, runs, search
-from koa_repro.ablation import row_difference
-from koa_repro.contest import (best_of, budget, ce_setting, chances, contest_claims, contest_differences, contest_spec, contest_specs, curve_table, curves, fresh_specs,
-                               hybrid_setting, winners)
-from koa_repro.hyperparameters import TRIPLES, asked, choose, grid_claims, grid_cost, grid_specs, grid_table, optimism, row_differences, row_predictions, show_grid
-from koa_repro.reference import collect, table5_options
-from koa_repro.runs import PROFILES, Profile, RunSpec, Study, ensure, find, study_knees, study_spec
-from koa_repro.search import (Scale, best_so_far, complete, every_third, grid_history, halve, halved, halving_table, keep_search, kept_search, open_search, read_search, rungs, scale_of,
-                              scaled_spec, search_file, search_gain, search_weights, trial_spec, trials_table, whole_parts)
+from koa_repro import runs
+from koa_repro.beyond import equal_tuning as contest
+from koa_repro.beyond import search
+from koa_repro.beyond.equal_tuning import (
+    best_of,
+    budget,
+    ce_setting,
+    chances,
+    contest_claims,
+    contest_differences,
+    contest_spec,
+    contest_specs,
+    curve_table,
+    curves,
+    fresh_specs,
+    hybrid_setting,
+    winners,
+)
+from koa_repro.beyond.search import (
+    best_so_far,
+    complete,
+    grid_history,
+    halve,
+    halved,
+    halving_table,
+    keep_search,
+    kept_search,
+    open_search,
+    read_search,
+    rungs,
+    scaled_spec,
+    search_gain,
+    search_weights,
+    trial_spec,
+    trials_table,
+)
+from koa_repro.paper import table5 as hyperparameters
+from koa_repro.paper.table5 import (
+    asked,
+    grid_claims,
+    grid_cost,
+    grid_table,
+    optimism,
+    row_differences,
+    row_predictions,
+    show_grid,
+)
+from koa_repro.results import row_difference
+from koa_repro.runs import RunSpec, ensure, find
+from koa_repro.study import PROFILES, Profile, Study, study_knees, study_spec
+from koa_repro.tools import reference
+from koa_repro.tools.reference import collect, table5_options
 from koa_repro.training import NonFiniteLoss, Recipe
+from koa_repro.tuning import TRIPLES, Scale, choose, every_third, grid_specs, scale_of, whole_parts
 
-N = 200 # knees of a split, two a participant
+N = 200  # knees of a split, two a participant
+
 
 def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
     "A made-up run with these accuracies, the errors drawn with the seed."
@@ -26,83 +80,172 @@ def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
     for split, share in (("val", val), ("test", test)):
         right = rng.permutation(N) < round(share * N)
         label = np.arange(N) // 2 % 2
-        p1 = np.where(right == (label == 1), .8, .2)
-        parts.append(pd.DataFrame(dict(file=[f"{split}{i}" for i in range(N)], participant=[f"{split}{i // 2}" for i in range(N)], side="L", kl=2 * label,
-                                       label=label, split=split, p0=1 - p1, p1=p1)))
+        p1 = np.where(right == (label == 1), 0.8, 0.2)
+        parts.append(
+            pd.DataFrame(
+                dict(
+                    file=[f"{split}{i}" for i in range(N)],
+                    participant=[f"{split}{i // 2}" for i in range(N)],
+                    side="L",
+                    kl=2 * label,
+                    label=label,
+                    split=split,
+                    p0=1 - p1,
+                    p1=p1,
+                )
+            )
+        )
     return SimpleNamespace(predictions=lambda weights="best": pd.concat(parts, ignore_index=True))
+
 
 def grid(cells, seeds=1):
     "The whole grid as `grid_runs` gives it, with these cells run: (row, triple) -> (val, test)."
     number = itertools.count()
-    return {(row, t): [run(*cells[row, t], next(number)) if (row, t) in cells else None for _ in range(seeds)] for row in table5_options() for t in TRIPLES}
+    return {
+        (row, t): [
+            run(*cells[row, t], next(number)) if (row, t) in cells else None for _ in range(seeds)
+        ]
+        for row in table5_options()
+        for t in TRIPLES
+    }
+
 
 A, B = "7:2:1 eps 0.15", "6:3:1 eps 0.15"
 
+
 def test_the_choice_is_made_on_validation():
-    rows = grid({(A, TRIPLES[0]): (.80, .90), (A, TRIPLES[1]): (.85, .70), (A, TRIPLES[2]): (.70, .95)})
+    rows = grid(
+        {
+            (A, TRIPLES[0]): (0.80, 0.90),
+            (A, TRIPLES[1]): (0.85, 0.70),
+            (A, TRIPLES[2]): (0.70, 0.95),
+        }
+    )
     line = grid_table(rows, n=200).set_index("row").loc[A]
     say = lambda t: ", ".join(f"{w:.1f}" for w in t)
-    assert line.triple == say(TRIPLES[1]) and line.validation == pytest.approx(85) and line.test == pytest.approx(70)
-    assert line.triple_on_test == say(TRIPLES[2]) and line.best_on_test == pytest.approx(95) and line.gain == pytest.approx(25) and line.triples_done == 3
+    assert (
+        line.triple == say(TRIPLES[1])
+        and line.validation == pytest.approx(85)
+        and line.test == pytest.approx(70)
+    )
+    assert (
+        line.triple_on_test == say(TRIPLES[2])
+        and line.best_on_test == pytest.approx(95)
+        and line.gain == pytest.approx(25)
+        and line.triples_done == 3
+    )
     rest = grid_table(rows, n=200).set_index("row").drop(A)
     assert (rest.triples_done == 0).all() and rest.test.isna().all() and rest.triple.isna().all()
+
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(100, 199), st.integers(100, 199)), min_size=1, max_size=5))
 def test_test_knees_have_no_part_in_the_choice(pairs):
-    first, second = (grid({(A, t): (v / N, w) for t, (v, w) in zip(TRIPLES, [(v, f(w)) for v, w in pairs])}) for f in (lambda w: w / N, lambda w: 1 - w / N))
+    first, second = (
+        grid({(A, t): (v / N, w) for t, (v, w) in zip(TRIPLES, [(v, f(w)) for v, w in pairs])})
+        for f in (lambda w: w / N, lambda w: 1 - w / N)
+    )
     chosen = [choose(row_predictions(rows, A, "val")) for rows in (first, second)]
     assert chosen[0] == chosen[1] and pairs[TRIPLES.index(chosen[0])][0] == max(v for v, _ in pairs)
 
+
 def test_triples_of_a_row_are_judged_on_shared_seeds():
-    rows = grid({(A, TRIPLES[0]): (.8, .8), (A, TRIPLES[1]): (.7, .7)}, seeds=3)
-    rows[A, TRIPLES[0]][1] = None; rows[A, TRIPLES[1]][2] = None
+    rows = grid({(A, TRIPLES[0]): (0.8, 0.8), (A, TRIPLES[1]): (0.7, 0.7)}, seeds=3)
+    rows[A, TRIPLES[0]][1] = None
+    rows[A, TRIPLES[1]][2] = None
     assert {p.seeds for p in row_predictions(rows, A, "test").values()} == {1}
     rows[A, TRIPLES[0]][0] = None
-    assert row_predictions(rows, A, "test") == {} and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
+    assert (
+        row_predictions(rows, A, "test") == {}
+        and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
+    )
+
 
 @pytest.mark.parametrize("triples, knees_each", [(2, 1), (36, 1), (36, 2)])
 def test_optimism_is_neither_too_low_nor_too_high(triples, knees_each):
     "Against what choosing among equally good settings is known to add, with one knee a participant and with two that go together."
     rng, n, told = np.random.default_rng(triples), 400, []
     people = n // knees_each
-    truth = (rng.binomial(people, .8, (40_000, triples)).max(1) / people).mean() - .8
+    truth = (rng.binomial(people, 0.8, (40_000, triples)).max(1) / people).mean() - 0.8
     for _ in range(40):
-        right = np.repeat(rng.random((triples, people)) < .8, knees_each, 1)
-        found = {i: SimpleNamespace(right=r[None], participant=np.repeat(np.arange(people), knees_each).astype(str)) for i, r in enumerate(right)}
+        right = np.repeat(rng.random((triples, people)) < 0.8, knees_each, 1)
+        found = {
+            i: SimpleNamespace(
+                right=r[None], participant=np.repeat(np.arange(people), knees_each).astype(str)
+            )
+            for i, r in enumerate(right)
+        }
         told.append(optimism(found, 200))
-    assert abs(np.mean(told) - truth) < 4 * np.std(told) / 40 ** .5 + .02 * truth
-    assert abs(optimism({0: found[0]}, 500)) < .004
+    assert abs(np.mean(told) - truth) < 4 * np.std(told) / 40**0.5 + 0.02 * truth
+    assert abs(optimism({0: found[0]}, 500)) < 0.004
+
 
 def test_rows_are_compared_over_the_triples_that_both_have():
-    cells = {(A, TRIPLES[0]): (.80, .90), (A, TRIPLES[1]): (.85, .70), (B, TRIPLES[3]): (.6, .6)}
+    cells = {
+        (A, TRIPLES[0]): (0.80, 0.90),
+        (A, TRIPLES[1]): (0.85, 0.70),
+        (B, TRIPLES[3]): (0.6, 0.6),
+    }
     assert not row_differences(grid(cells), n=100)
-    assert not row_differences(grid(cells | {(B, TRIPLES[4]): (.5, .95)}), n=100)  # equally many, and none the same
-    found = row_differences(grid(cells | {(B, TRIPLES[0]): (.5, .95)}), n=100)
+    assert not row_differences(
+        grid(cells | {(B, TRIPLES[4]): (0.5, 0.95)}), n=100
+    )  # equally many, and none the same
+    found = row_differences(grid(cells | {(B, TRIPLES[0]): (0.5, 0.95)}), n=100)
     assert set(found) == {(A, B, "val"), (A, B, "test")}
-    assert found[A, B, "val"].estimate == pytest.approx(.30) and found[A, B, "test"].estimate == pytest.approx(-.05)  # at the triple that both have
+    assert found[A, B, "val"].estimate == pytest.approx(0.30) and found[
+        A, B, "test"
+    ].estimate == pytest.approx(-0.05)  # at the triple that both have
+
 
 def test_one_run_is_no_choice():
-    cells = {(A, TRIPLES[0]): (.80, .90), (B, TRIPLES[0]): (.7, .7), (B, TRIPLES[1]): (.6, .8)}
+    cells = {
+        (A, TRIPLES[0]): (0.80, 0.90),
+        (B, TRIPLES[0]): (0.7, 0.7),
+        (B, TRIPLES[1]): (0.6, 0.8),
+    }
     shown = show_grid(grid_table(grid(cells), n=100)).set_index("λ, ε")
-    assert shown["chosen on validation"]["7:2:1, 0.15"].endswith("(only one run)") and shown["chosen on test"]["7:2:1, 0.15"] == shown["test, so chosen"]["7:2:1, 0.15"] == ""
-    assert "only" not in shown["chosen on validation"]["6:3:1, 0.15"] and shown["test, so chosen"]["6:3:1, 0.15"] == "80.00"
+    assert (
+        shown["chosen on validation"]["7:2:1, 0.15"].endswith("(only one run)")
+        and shown["chosen on test"]["7:2:1, 0.15"] == shown["test, so chosen"]["7:2:1, 0.15"] == ""
+    )
+    assert (
+        "only" not in shown["chosen on validation"]["6:3:1, 0.15"]
+        and shown["test, so chosen"]["6:3:1, 0.15"] == "80.00"
+    )
 
-@pytest.mark.parametrize("edge, verdicts", [(.10, ("holds", "holds")), (-.10, ("fails", "fails")), (0., ("not decided", "not decided"))])
+
+@pytest.mark.parametrize(
+    "edge, verdicts",
+    [
+        (0.10, ("holds", "holds")),
+        (-0.10, ("fails", "fails")),
+        (0.0, ("not decided", "not decided")),
+    ],
+)
 def test_claims_of_the_grid_can_go_either_way(edge, verdicts, tmp_path, monkeypatch):
     monkeypatch.setattr(hyperparameters, "TRIPLES", TRIPLES[:1])
     best = lambda row: edge * ((row.startswith("7:2:1")) + (row == A))
-    rows = {(row, TRIPLES[0]): [run(.7 + best(row), .7 + best(row), 10 * i + s) for s in range(3)] for i, row in enumerate(table5_options())}
+    rows = {
+        (row, TRIPLES[0]): [run(0.7 + best(row), 0.7 + best(row), 10 * i + s) for s in range(3)]
+        for i, row in enumerate(table5_options())
+    }
     study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
     found = row_differences(rows, n=1000)
     assert len(found) == 22 and tuple(grid_claims(found, True, study).verdict) == verdicts
     assert set(grid_claims(found, False, study).verdict) == {"not decided"}  # a thinned grid
-    assert set(grid_claims(found, True, Study(out=str(tmp_path), store=str(tmp_path))).verdict) == {"no verdict"}
+    assert set(grid_claims(found, True, Study(out=str(tmp_path), store=str(tmp_path))).verdict) == {
+        "no verdict"
+    }
+
 
 def test_a_profile_asks_for_what_it_can_afford(tmp_path):
     place = dict(store=str(tmp_path), out=str(tmp_path))
     cells = list(grid_specs(Study(**place)))
-    assert [len(asked(Study(p, "reference", **place), cells)) for p in ("preview", "fast")] == [12, 432] and 4 <= len(asked(Study(**place), cells)) <= 10
+    assert [len(asked(Study(p, "reference", **place), cells)) for p in ("preview", "fast")] == [
+        12,
+        432,
+    ] and 4 <= len(asked(Study(**place), cells)) <= 10
+
 
 def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
     study = Study("fast", "reference", 1, str(tmp_path), str(tmp_path))
@@ -111,20 +254,30 @@ def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
     assert grid_cost().minutes.isna().all() and set(grid_cost().machine) == {"GPU"}
     (folder := tmp_path / spec.id).mkdir()
     (folder / "spec.json").write_text(json.dumps(spec.description))
-    pd.DataFrame(dict(seconds=[60., 120.])).to_csv(folder / "history.csv")
+    pd.DataFrame(dict(seconds=[60.0, 120.0])).to_csv(folder / "history.csv")
     for device, kind in (("a card", "GPU"), ("some processor", "processor")):
-        (folder / "provenance.json").write_text(json.dumps(dict(device=device, processor="some processor")))
+        (folder / "provenance.json").write_text(
+            json.dumps(dict(device=device, processor="some processor"))
+        )
         cost = grid_cost(2).query("profile == 'fast' and measured == 1")
-        assert list(cost.machine) == [kind] and cost.minutes.item() == 3 and cost.hours.item() == pytest.approx(3 * 864 / 60)
+        assert (
+            list(cost.machine) == [kind]
+            and cost.minutes.item() == 3
+            and cost.hours.item() == pytest.approx(3 * 864 / 60)
+        )
+
 
 def test_cost_is_of_this_network_alone():
     spec = RunSpec("", recipe=PROFILES["fast"].recipe, options=PROFILES["fast"].options)
-    assert hyperparameters._alike(spec, PROFILES["fast"]) and not hyperparameters._alike(replace(spec, network="vgg-19"), PROFILES["fast"])
+    assert hyperparameters._alike(spec, PROFILES["fast"]) and not hyperparameters._alike(
+        replace(spec, network="vgg-19"), PROFILES["fast"]
+    )
+
 
 SEARCH = """
 import sys, time
 from pathlib import Path
-from koa_repro.search import PAPERS, loss_options, open_search, work_through
+from koa_repro.beyond.search import PAPERS, loss_options, open_search, work_through
 folder, pace = Path(sys.argv[1]), float(sys.argv[2])
 def value(options, epoch):
     with open(folder / "log", "a") as f: f.write(f"{epoch} {options}\\n")
@@ -135,100 +288,214 @@ if not search.trials: search.enqueue_trial(PAPERS)
 work_through(search, loss_options, value, [1, 2], 13, seed=3)
 """
 
+
 def searched(folder):
     return open_search(folder / "s.sqlite3", "s").trials
+
 
 def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
     "SIGKILL in the middle of a startup trial and of a proposed one; it ends with the trials of a search that was left alone."
     folders = [tmp_path / n for n in ("alone", "killed")]
-    for f in folders: f.mkdir()
+    for f in folders:
+        f.mkdir()
     subprocess.run([sys.executable, "-c", SEARCH, str(folders[0]), "0"], check=True)
     for lines in (3, 23):
-        job, until = subprocess.Popen([sys.executable, "-c", SEARCH, str(folders[1]), ".2"]), time.monotonic() + 100
+        job, until = (
+            subprocess.Popen([sys.executable, "-c", SEARCH, str(folders[1]), ".2"]),
+            time.monotonic() + 100,
+        )
         log = folders[1] / "log"
         while not log.exists() or len(log.read_text().splitlines()) < lines:
-            assert job.poll() is None and time.monotonic() < until; time.sleep(.005)
-        job.send_signal(signal.SIGKILL); job.wait()
+            assert job.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
         assert [t.state for t in searched(folders[1])].count(TrialState.RUNNING) == 1
     subprocess.run([sys.executable, "-c", SEARCH, str(folders[1]), "0"], check=True)
     alone, killed = map(searched, folders)
-    assert all(t.state == TrialState.COMPLETE for t in killed) and [t.params for t in killed] == [t.params for t in alone]
+    assert all(t.state == TrialState.COMPLETE for t in killed) and [t.params for t in killed] == [
+        t.params for t in alone
+    ]
     assert [t.value for t in killed] == [t.value for t in alone]
     assert len({tuple(t.params.values()) for t in killed}) == 13
     evaluated = (folders[1] / "log").read_text().splitlines()
-    assert len(set(evaluated)) == 26 and len(evaluated) <= 26 + 2  # only what was under way is asked for again
+    assert (
+        len(set(evaluated)) == 26 and len(evaluated) <= 26 + 2
+    )  # only what was under way is asked for again
+
 
 def test_a_search_stops_in_time_and_goes_on(tmp_path):
     "Out of time in the second trial: it stays open, and is the first to be gone on with."
-    from koa_repro.search import work_through
+    from koa_repro.beyond.search import work_through
+
     left = [3]
+
     def value(x, step):
         left[0] -= 1
         return None if left[0] < 0 else x
-    search = work_through(open_search(tmp_path / "s.sqlite3", "s"), lambda t: t.suggest_float("x", 0, 1), value, [1, 2], 3)
+
+    search = work_through(
+        open_search(tmp_path / "s.sqlite3", "s"),
+        lambda t: t.suggest_float("x", 0, 1),
+        value,
+        [1, 2],
+        3,
+    )
     before = search.trials
     assert [t.state for t in before] == [TrialState.COMPLETE, TrialState.RUNNING]
-    left[0] = 99; again = work_through(open_search(tmp_path / "s.sqlite3", "s"), lambda t: t.suggest_float("x", 0, 1), value, [1, 2], 3)
-    assert all(t.state == TrialState.COMPLETE for t in again.trials) and [t.params for t in again.trials][:2] == [t.params for t in before] and len(again.trials) == 3
+    left[0] = 99
+    again = work_through(
+        open_search(tmp_path / "s.sqlite3", "s"),
+        lambda t: t.suggest_float("x", 0, 1),
+        value,
+        [1, 2],
+        3,
+    )
+    assert (
+        all(t.state == TrialState.COMPLETE for t in again.trials)
+        and [t.params for t in again.trials][:2] == [t.params for t in before]
+        and len(again.trials) == 3
+    )
+
 
 def test_a_setting_that_diverges_stops_no_other():
     def value(i, epoch):
-        if i == 3: raise NonFiniteLoss("it is not a number")
+        if i == 3:
+            raise NonFiniteLoss("it is not a number")
         return i / 10
+
     search = halve(value, 5, 4)
-    assert {t.params["setting"]: t.state for t in search.trials}[3] == TrialState.FAIL and halved(search)["winner"] == 4
-    assert len(search.trials) == 5 and not search.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    assert {t.params["setting"]: t.state for t in search.trials}[3] == TrialState.FAIL and halved(
+        search
+    )["winner"] == 4
+    assert len(search.trials) == 5 and not search.get_trials(
+        states=(TrialState.RUNNING, TrialState.WAITING)
+    )
+
 
 def test_a_training_is_worth_the_same_before_and_after_it_is_kept(tmp_path):
     "A checkpoint has more digits than a history file; settings that tie must not be told apart by that."
-    kept = pd.DataFrame(dict(val_accuracy=[.5, np.float32(5 / 6)]))
+    kept = pd.DataFrame(dict(val_accuracy=[0.5, np.float32(5 / 6)]))
     kept.to_csv(tmp_path / "h.csv", float_format="%.6g")
-    assert best_so_far(kept) == best_so_far(pd.read_csv(tmp_path / "h.csv")) and best_so_far(None) is None
+    assert (
+        best_so_far(kept) == best_so_far(pd.read_csv(tmp_path / "h.csv"))
+        and best_so_far(None) is None
+    )
+
 
 def test_bad_knees_are_one_sentence(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert search.main(["--data", str(tmp_path / "empty"), "--store", str(tmp_path / "runs"), "--profile", "smoke"]) == 2
+    assert (
+        search.main(
+            [
+                "--data",
+                str(tmp_path / "empty"),
+                "--store",
+                str(tmp_path / "runs"),
+                "--profile",
+                "smoke",
+            ]
+        )
+        == 2
+    )
     assert capsys.readouterr().err.startswith("koa-repro: ")
 
-def made_up_grid(order): # settings whose ranking never changes ("steady") or is turned over at the end ("turned")
-    levels = np.linspace(.5, .8, 27)
-    values = np.stack([levels - .04 + .01 * e for e in range(9)], 1)
-    if order == "turned": values[:, 0] = .4 - levels / 10
-    return pd.DataFrame(values, index=pd.MultiIndex.from_tuples(TRIPLES[:27], names=["alpha", "beta", "gamma"]))
+
+def made_up_grid(
+    order,
+):  # settings whose ranking never changes ("steady") or is turned over at the end ("turned")
+    levels = np.linspace(0.5, 0.8, 27)
+    values = np.stack([levels - 0.04 + 0.01 * e for e in range(9)], 1)
+    if order == "turned":
+        values[:, 0] = 0.4 - levels / 10
+    return pd.DataFrame(
+        values, index=pd.MultiIndex.from_tuples(TRIPLES[:27], names=["alpha", "beta", "gamma"])
+    )
+
 
 def test_halving_finds_a_steady_winner_and_misses_a_late_one():
-    steady, turned = (halving_table({0: made_up_grid(o)}, 3, orders=20).iloc[0] for o in ("steady", "turned"))
-    assert steady.same_winner == 1 and steady.lost == 0 and steady.cost < .5 and steady.lost_by_lot == pytest.approx(15)
-    assert turned.same_winner < .5 and turned.lost > 0 and turned.lost_worst <= 30
-    assert rungs(9, 3) == [1, 3, 9] and rungs(8, 2) == [1, 2, 4, 8] and rungs(10, 3) == [1, 3, 9, 10] and rungs(8, 2, 2) == [2, 4, 8]
+    steady, turned = (
+        halving_table({0: made_up_grid(o)}, 3, orders=20).iloc[0] for o in ("steady", "turned")
+    )
+    assert (
+        steady.same_winner == 1
+        and steady.lost == 0
+        and steady.cost < 0.5
+        and steady.lost_by_lot == pytest.approx(15)
+    )
+    assert turned.same_winner < 0.5 and turned.lost > 0 and turned.lost_worst <= 30
+    assert (
+        rungs(9, 3) == [1, 3, 9]
+        and rungs(8, 2) == [1, 2, 4, 8]
+        and rungs(10, 3) == [1, 3, 9, 10]
+        and rungs(8, 2, 2) == [2, 4, 8]
+    )
+
 
 def test_halving_counts_what_it_trains():
     asked_for = {}
+
     def value(i, epoch):
-        asked_for[i] = epoch; return made_up_grid("steady").to_numpy()[i, epoch - 1]
+        asked_for[i] = epoch
+        return made_up_grid("steady").to_numpy()[i, epoch - 1]
+
     search = halve(value, 27, 9, 3)
-    assert halved(search)["epochs"] == sum(asked_for.values()) and set(asked_for) == set(range(27)) and halved(search)["winner"] == 26
+    assert (
+        halved(search)["epochs"] == sum(asked_for.values())
+        and set(asked_for) == set(range(27))
+        and halved(search)["winner"] == 26
+    )
+
 
 def test_complete_takes_whole_trainings_only():
-    history = pd.DataFrame([dict(seed=0, alpha=a, beta=.1, gamma=.1, epoch=e, val_accuracy=.5 + (e == 1) * .1) for a, last in ((.1, 3), (.2, 2)) for e in range(1, last + 1)])
+    history = pd.DataFrame(
+        [
+            dict(seed=0, alpha=a, beta=0.1, gamma=0.1, epoch=e, val_accuracy=0.5 + (e == 1) * 0.1)
+            for a, last in ((0.1, 3), (0.2, 2))
+            for e in range(1, last + 1)
+        ]
+    )
     whole = complete(history, 3)[0]
-    assert list(whole.index) == [(.1, .1, .1)] and whole.to_numpy().tolist() == [[.6] * 3]
+    assert list(whole.index) == [(0.1, 0.1, 0.1)] and whole.to_numpy().tolist() == [[0.6] * 3]
+
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda s: sum(s) > 1e-3))
 def test_whole_parts_are_the_nearest(shares):
     shares = np.array(shares) / sum(shares)
     parts = whole_parts(shares)
-    assert sum(parts) == 20 and min(parts) >= 0 and np.abs(np.array(parts) - 20 * shares).max() < 1 + 1e-6
+    assert (
+        sum(parts) == 20
+        and min(parts) >= 0
+        and np.abs(np.array(parts) - 20 * shares).max() < 1 + 1e-6
+    )
+
 
 def test_every_third_leaves_validation_and_test_alone():
-    frame = pd.DataFrame(dict(participant=[f"{i // 2}" for i in range(3000)], split=np.repeat(["train", "val", "test"], 1000)))
+    frame = pd.DataFrame(
+        dict(
+            participant=[f"{i // 2}" for i in range(3000)],
+            split=np.repeat(["train", "val", "test"], 1000),
+        )
+    )
     part = every_third(frame)
-    assert (part[1000:] == frame.split[1000:]).all() and .25 < (part[:1000] == "train").mean() < .42 and set(part[:1000]) == {"train", ""}
+    assert (
+        (part[1000:] == frame.split[1000:]).all()
+        and 0.25 < (part[:1000] == "train").mean() < 0.42
+        and set(part[:1000]) == {"train", ""}
+    )
     assert (pd.Series(part).groupby(frame.participant).nunique() == 1).all()
 
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.floats(.5, 1), st.floats(.5, 1)), min_size=1, max_size=5, unique_by=lambda x: x[0]))
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 1), st.floats(0.5, 1)),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda x: x[0],
+    )
+)
 def test_best_of_n_is_the_mean_over_all_subsets(pairs):
     val, test = np.array(pairs).T
     for n in range(1, len(val) + 1):
@@ -236,90 +503,205 @@ def test_best_of_n_is_the_mean_over_all_subsets(pairs):
         assert best_of(val, test)[n - 1] == pytest.approx(np.mean(test[subsets]))
     assert np.allclose(chances(len(val)).sum(1), 1)
 
+
 def test_the_contest_sees_a_planted_difference_and_none_where_there_is_none():
-    make = lambda edge: {loss: [run(.7 + d / 100, .7 + d / 100 + edge * (loss == "hybrid"), 50 * k + d) for d in range(8)] for k, loss in enumerate(("ce", "hybrid"))}
-    for edge in (0, .15):
+    make = lambda edge: {
+        loss: [
+            run(0.7 + d / 100, 0.7 + d / 100 + edge * (loss == "hybrid"), 50 * k + d)
+            for d in range(8)
+        ]
+        for k, loss in enumerate(("ce", "hybrid"))
+    }
+    for edge in (0, 0.15):
         table = curve_table(curves(make(edge), n=400)).set_index(["what", "tries"])
         assert len(table) == 24 and (table.low <= table.estimate).all()
         apart = table.loc["difference"]
-        assert (apart.low < 100 * edge).all() and (100 * edge < apart.high).all() and (apart.estimate <= apart.high).all()
+        assert (
+            (apart.low < 100 * edge).all()
+            and (100 * edge < apart.high).all()
+            and (apart.estimate <= apart.high).all()
+        )
         assert (table.loc[("difference", 8)].low > 0) == (edge > 0)
-        assert table.loc[("difference", 8)].estimate == pytest.approx(100 * edge, abs=.6)
-        mean = table.xs(1, level="tries").loc["ce"]  # one random setting: the mean of all, and the interval goes about it on both sides
+        assert table.loc[("difference", 8)].estimate == pytest.approx(100 * edge, abs=0.6)
+        mean = table.xs(1, level="tries").loc[
+            "ce"
+        ]  # one random setting: the mean of all, and the interval goes about it on both sides
         assert mean.estimate == pytest.approx(73.5) and mean.low < 73 and 74 < mean.high
     assert winners(make(0)) == dict(ce=7, hybrid=7)
-    uneven = make(0); uneven["ce"][7] = None; uneven["hybrid"][6] = None
-    assert winners(uneven) == {} and len(curve_table(curves(uneven, n=50))) == 18  # only what both have: equal budgets
-    assert curves(dict(ce=[None], hybrid=[None])) == {} and winners(dict(ce=[None], hybrid=[run(.7, .7)])) == {}
-    assert row_difference(dict(a=[None, run(.9, .9, 1)], b=[run(.5, .5), run(.6, .6, 2)]), "a", "b").estimate == pytest.approx(.3) and row_difference(dict(a=[None], b=[run(.5, .5)]), "a", "b") is None
+    uneven = make(0)
+    uneven["ce"][7] = None
+    uneven["hybrid"][6] = None
+    assert (
+        winners(uneven) == {} and len(curve_table(curves(uneven, n=50))) == 18
+    )  # only what both have: equal budgets
+    assert (
+        curves(dict(ce=[None], hybrid=[None])) == {}
+        and winners(dict(ce=[None], hybrid=[run(0.7, 0.7)])) == {}
+    )
+    assert (
+        row_difference(
+            dict(a=[None, run(0.9, 0.9, 1)], b=[run(0.5, 0.5), run(0.6, 0.6, 2)]), "a", "b"
+        ).estimate
+        == pytest.approx(0.3)
+        and row_difference(dict(a=[None], b=[run(0.5, 0.5)]), "a", "b") is None
+    )
+
 
 def test_c15_waits_for_the_whole_budget(tmp_path):
     "One setting of sixty a loss, and fresh trainings in which the hybrid loss is far ahead: no tuning, so nothing is decided."
     study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
-    again = dict(hybrid=[run(.9, .9, s) for s in range(3)], ce=[run(.7, .7, 10 + s) for s in range(3)])
-    fused = dict(concat=[run(.8, .8, 20 + s) for s in range(3)], add=[run(.8, .8, 20 + s) for s in range(3)])
+    again = dict(
+        hybrid=[run(0.9, 0.9, s) for s in range(3)], ce=[run(0.7, 0.7, 10 + s) for s in range(3)]
+    )
+    fused = dict(
+        concat=[run(0.8, 0.8, 20 + s) for s in range(3)],
+        add=[run(0.8, 0.8, 20 + s) for s in range(3)],
+    )
     found = contest_differences(fused, again, n=500)
-    for whole, said in ((True, "holds"), (False, "not decided")): assert contest_claims(found, whole, study).set_index("id").verdict.to_dict() == dict(C04="holds", C15=said)
-    one_of_sixty = {loss: [run(.7, .7)] + [None] * (budget(study) - 1) for loss in ("ce", "hybrid")}
+    for whole, said in ((True, "holds"), (False, "not decided")):
+        assert contest_claims(found, whole, study).set_index("id").verdict.to_dict() == dict(
+            C04="holds", C15=said
+        )
+    one_of_sixty = {
+        loss: [run(0.7, 0.7)] + [None] * (budget(study) - 1) for loss in ("ce", "hybrid")
+    }
     assert winners(one_of_sixty) == {} == fresh_specs(study, winners(one_of_sixty))
     assert contest_differences(fused, {}, n=500)["C15"] is None
 
+
 def test_settings_are_fixed_and_differ(tmp_path):
     study = Study(store=str(tmp_path), out=str(tmp_path))
-    assert len({contest_spec(study, loss, i, s).id for loss in ("ce", "hybrid") for i in range(20) for s in (0, 1)}) == 80
-    assert contest_spec(study, "ce", 0).recipe == scale_of(study).recipe and not contest_spec(study, "ce", 0).loss_options
-    assert 10 ** -3.5 <= min(ce_setting(i)["rate"] for i in range(1, 50)) and max(ce_setting(i)["rate"] for i in range(1, 50)) <= 10 ** -2.5
-    assert all(sum(hybrid_setting(i)["ratio"]) == 20 and abs(sum(hybrid_setting(i)["weights"]) - 1) < 2e-3 for i in range(50))
-    assert budget(study) < budget(Study("preview", "reference", **dict(store=str(tmp_path), out=str(tmp_path))))
+    assert (
+        len(
+            {
+                contest_spec(study, loss, i, s).id
+                for loss in ("ce", "hybrid")
+                for i in range(20)
+                for s in (0, 1)
+            }
+        )
+        == 80
+    )
+    assert (
+        contest_spec(study, "ce", 0).recipe == scale_of(study).recipe
+        and not contest_spec(study, "ce", 0).loss_options
+    )
+    assert (
+        10**-3.5 <= min(ce_setting(i)["rate"] for i in range(1, 50))
+        and max(ce_setting(i)["rate"] for i in range(1, 50)) <= 10**-2.5
+    )
+    assert all(
+        sum(hybrid_setting(i)["ratio"]) == 20 and abs(sum(hybrid_setting(i)["weights"]) - 1) < 2e-3
+        for i in range(50)
+    )
+    assert budget(study) < budget(
+        Study("preview", "reference", **dict(store=str(tmp_path), out=str(tmp_path)))
+    )
+
 
 def test_scales_keep_the_rate_constant(tmp_path):
     for profile in ("smoke", "preview", "fast"):
-        study = Study(profile, "phantom" if profile == "smoke" else "reference", store=str(tmp_path), out=str(tmp_path))
+        study = Study(
+            profile,
+            "phantom" if profile == "smoke" else "reference",
+            store=str(tmp_path),
+            out=str(tmp_path),
+        )
         spec = scaled_spec(study)
-        assert spec.recipe.schedule == "constant" and spec.id != study_spec(study, loss="hybrid").id  # no run of the tables
+        assert (
+            spec.recipe.schedule == "constant" and spec.id != study_spec(study, loss="hybrid").id
+        )  # no run of the tables
+
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     "A profile in which the grid, the search and the contest take seconds, and an empty folder of references."
     recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="constant")
-    monkeypatch.setitem(PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False))
-    for module in (search, contest): monkeypatch.setattr(module, "scale_of", lambda study: Scale(recipe, dict(padding=1), "official", TRIPLES[:2], 3, 2, 1))
+    monkeypatch.setitem(
+        PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False)
+    )
+    for module in (search, contest):
+        monkeypatch.setattr(
+            module,
+            "scale_of",
+            lambda study: Scale(recipe, dict(padding=1), "official", TRIPLES[:2], 3, 2, 1),
+        )
     monkeypatch.setattr(contest, "budget", lambda study: 2)
-    for module in (runs, reference, search): monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
+    for module in (runs, reference, search):
+        monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
     study = Study("short", seeds=2, store=str(tmp_path / "store"), out=str(tmp_path / "out"))
-    monkeypatch.setitem(runs._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees)  # as if these knees were the published ones
+    monkeypatch.setitem(
+        runs._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees
+    )  # as if these knees were the published ones
     others = reference.one_seed
-    monkeypatch.setattr(reference, "one_seed", lambda study, seed: [w for w in others(study, seed) if w.table.startswith(("contest", "halving"))])
+    monkeypatch.setattr(
+        reference,
+        "one_seed",
+        lambda study, seed: [
+            w for w in others(study, seed) if w.table.startswith(("contest", "halving"))
+        ],
+    )
     return study
+
 
 def test_grid_search_and_contest_can_become_references(small):
     read = replace(small, data="reference", store=str(small.target / "elsewhere"))
-    assert grid_history(read, (0, 1)).empty and read_search(read).empty and fresh_specs(read, winners({k: [None] for k in ("ce", "hybrid")})) == {}
-    grid_history(small, (0,)); trials = trials_table(search_weights(small, 3))
-    train = lambda rows: ensure([s for specs in rows.values() for s in specs], small.runs, study_knees(small), progress=False)
+    assert (
+        grid_history(read, (0, 1)).empty
+        and read_search(read).empty
+        and fresh_specs(read, winners({k: [None] for k in ("ce", "hybrid")})) == {}
+    )
+    grid_history(small, (0,))
+    trials = trials_table(search_weights(small, 3))
+    train = lambda rows: ensure(
+        [s for specs in rows.values() for s in specs],
+        small.runs,
+        study_knees(small),
+        progress=False,
+    )
     train(contest_specs(small))
-    settled = {loss: [find(s, small.runs) for s in specs] for loss, specs in contest_specs(small).items()}
+    settled = {
+        loss: [find(s, small.runs) for s in specs] for loss, specs in contest_specs(small).items()
+    }
     train(fresh_specs(small, winners(settled)))
     made = {p.name for p in collect(small)}
-    assert made == {p.name for p in small.runs.iterdir() if (p / "spec.json").exists()} and len(made) >= 2 + 3 + 3 + 4  # setting 0 of the hybrid loss is the search's trial 0
+    assert (
+        made == {p.name for p in small.runs.iterdir() if (p / "spec.json").exists()}
+        and len(made) >= 2 + 3 + 3 + 4
+    )  # setting 0 of the hybrid loss is the search's trial 0
     assert collect(small) == []
-    assert grid_history(read, (0,)).equals(grid_history(small, (0,))) and complete(grid_history(read, (0,)), 1)[0].shape == (2, 1)
+    assert grid_history(read, (0,)).equals(grid_history(small, (0,))) and complete(
+        grid_history(read, (0,)), 1
+    )[0].shape == (2, 1)
     pd.testing.assert_frame_equal(read_search(read), trials)
     assert len(search_gain(read, read_search(read))) == 1
-    again = {loss: [find(s) for s in specs] for loss, specs in fresh_specs(read, winners({loss: [find(s) for s in specs] for loss, specs in contest_specs(read).items()})).items()}
+    again = {
+        loss: [find(s) for s in specs]
+        for loss, specs in fresh_specs(
+            read,
+            winners(
+                {loss: [find(s) for s in specs] for loss, specs in contest_specs(read).items()}
+            ),
+        ).items()
+    }
     assert [len(list(filter(None, row))) for row in again.values()] == [2, 2]
+
 
 def test_a_kept_search_is_of_its_own_scale_and_only_continued(small):
     "A table of another scale is not read, whatever it says of itself; another search's trials never replace those that are kept."
     trials = trials_table(search_weights(small, 3))
-    assert [s.id for s in keep_search(small)] == [trial_spec(small, t).id for t in trials.itertuples()] and kept_search(small).stem == scaled_spec(small).id
+    assert [s.id for s in keep_search(small)] == [
+        trial_spec(small, t).id for t in trials.itertuples()
+    ] and kept_search(small).stem == scaled_spec(small).id
     other = replace(small, profile="preview")
     assert kept_search(other) != kept_search(small) and read_search(other).empty
     longer = pd.concat([trials, trials.tail(1).assign(trial=3)], ignore_index=True)
     longer.to_csv(kept_search(small), index=False)
     assert keep_search(small) == [] and len(read_search(small)) == 4
-    trials.assign(smoothing=.3).head(2).to_csv(kept_search(small), index=False)
-    assert keep_search(small) == [] and (read_search(small).smoothing == .3).all()
+    trials.assign(smoothing=0.3).head(2).to_csv(kept_search(small), index=False)
+    assert keep_search(small) == [] and (read_search(small).smoothing == 0.3).all()
+
 
 def test_a_smoke_run_is_not_collected(tmp_path):
-    with pytest.raises(ValueError, match="smoke"): collect(Study(out=str(tmp_path), store=str(tmp_path)))
+    with pytest.raises(ValueError, match="smoke"):
+        collect(Study(out=str(tmp_path), store=str(tmp_path)))

@@ -1,11 +1,13 @@
 """koa_repro.stats against slow, independent implementations and against its own promises, on random cases."""
+
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as sk
 from statsmodels.stats.multitest import multipletests
 
@@ -30,12 +32,24 @@ def frames(people=30, seeds=2, seed=0, classes=2):
     for _ in range(seeds):
         p = rng.dirichlet(np.ones(classes), len(who)) + 0.5 * np.eye(classes)[label]
         p /= p.sum(1, keepdims=True)
-        out.append(pd.DataFrame(dict(file=[f"{i}.png" for i in range(len(who))], participant=[f"x{i}" for i in who], side="R",
-                                     kl=label * 2 if classes == 2 else label, label=label, split="test", **{f"p{k}": p[:, k] for k in range(classes)})))
+        out.append(
+            pd.DataFrame(
+                dict(
+                    file=[f"{i}.png" for i in range(len(who))],
+                    participant=[f"x{i}" for i in who],
+                    side="R",
+                    kl=label * 2 if classes == 2 else label,
+                    label=label,
+                    split="test",
+                    **{f"p{k}": p[:, k] for k in range(classes)},
+                )
+            )
+        )
     return out
 
 
 # metrics
+
 
 @quick
 @given(st.integers(2, 60), st.integers(0, 3), st.integers(0, 10_000))
@@ -55,37 +69,64 @@ def test_metrics_agree_with_scikit_learn(n, decimals, seed):
 def test_weights_are_repetitions(n, seed):
     rng = np.random.default_rng(seed)
     y, score, w = rng.integers(0, 2, n), np.round(rng.random(n), 1), rng.integers(0, 4, n)
-    if not w.sum(): return
+    if not w.sum():
+        return
     repeated = stats.binary_metrics(np.repeat(y, w), np.repeat(score, w))
     for m in stats.METRICS:
         got = stats.measure(m, y == 1, score[None])(w[None].astype(float))[0, 0]
         assert got == pytest.approx(repeated[m], nan_ok=True)
-    assert stats.measure("auc", y == 1, score[None])(w[None].astype(float))[0, 0] == pytest.approx(auc_by_pairs(y, score, w), nan_ok=True)
+    assert stats.measure("auc", y == 1, score[None])(w[None].astype(float))[0, 0] == pytest.approx(
+        auc_by_pairs(y, score, w), nan_ok=True
+    )
 
 
 def test_degenerate_metrics():
-    assert np.isnan(stats.binary_metrics([1, 1], [0.2, 0.9])["auc"]) and np.isnan(stats.binary_metrics([1, 1], [0.2, 0.9])["specificity"])
+    assert np.isnan(stats.binary_metrics([1, 1], [0.2, 0.9])["auc"]) and np.isnan(
+        stats.binary_metrics([1, 1], [0.2, 0.9])["specificity"]
+    )
     assert stats.binary_metrics([1, 0], [0.1, 0.1])["f1"] == 0
     assert stats.binary_metrics([0, 0], [0.1, 0.1])["f1"] == 0
-    assert stats.binary_metrics([0, 1], [0.1, 0.5])["sensitivity"] == 1 # a score at the threshold is a positive call
+    assert (
+        stats.binary_metrics([0, 1], [0.1, 0.5])["sensitivity"] == 1
+    )  # a score at the threshold is a positive call
     assert stats.binary_metrics([0, 1], [0.5, 0.5])["auc"] == 0.5
     alone = stats.binary_metrics([0, 0, 0], [0.1, 0.2, 0.9])
-    assert np.isnan(alone["sensitivity"]) and np.isnan(alone["auc"]) and alone["f1"] == 0 and alone["specificity"] == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="Unknown metric"): stats.measure("kappa", np.array([True]), np.ones((1, 1)))
-    assert stats.binary_metrics([1, 0], [0.3, 0.3], threshold=0.3) == dict(accuracy=0.5, f1=pytest.approx(2 / 3), sensitivity=1, specificity=0, auc=0.5)
+    assert (
+        np.isnan(alone["sensitivity"])
+        and np.isnan(alone["auc"])
+        and alone["f1"] == 0
+        and alone["specificity"] == pytest.approx(2 / 3)
+    )
+    with pytest.raises(ValueError, match="Unknown metric"):
+        stats.measure("kappa", np.array([True]), np.ones((1, 1)))
+    assert stats.binary_metrics([1, 0], [0.3, 0.3], threshold=0.3) == dict(
+        accuracy=0.5, f1=pytest.approx(2 / 3), sensitivity=1, specificity=0, auc=0.5
+    )
 
 
-@pytest.mark.parametrize("y, score, word", [([0, 2], [0.1, 0.2], "row 1"), ([0, 1], [0.1, np.nan], "row 1"), ([0, 1], [0.1], "same length"), ([], [], "empty")])
+@pytest.mark.parametrize(
+    "y, score, word",
+    [
+        ([0, 2], [0.1, 0.2], "row 1"),
+        ([0, 1], [0.1, np.nan], "row 1"),
+        ([0, 1], [0.1], "same length"),
+        ([], [], "empty"),
+    ],
+)
 def test_bad_metrics_input_is_named(y, score, word):
-    with pytest.raises(ValueError, match=word): stats.binary_metrics(y, score)
+    with pytest.raises(ValueError, match=word):
+        stats.binary_metrics(y, score)
 
 
 # stacking
 
+
 def test_stack_aligns_by_file_and_keeps_values():
     a, b = frames(seed=1), frames(seed=2)
     runs = stats.stack(dict(a=a, b=[f.sample(frac=1, random_state=3) for f in b]))
-    assert np.array_equal(runs["a"].file, runs["b"].file) and np.array_equal(runs["a"].label, runs["b"].label)
+    assert np.array_equal(runs["a"].file, runs["b"].file) and np.array_equal(
+        runs["a"].label, runs["b"].label
+    )
     assert np.array_equal(runs["b"].score, np.stack([f.p1 for f in b])) and runs["b"].seeds == 2
     assert np.array_equal(runs["b"].confidence[1], np.where(b[1].label == 1, b[1].p1, b[1].p0))
 
@@ -93,8 +134,12 @@ def test_stack_aligns_by_file_and_keeps_values():
 def test_stack_five_grades():
     five = frames(seed=4, classes=5)
     p = stats.stack(dict(five=five))["five"]
-    assert np.allclose(p.score[0], five[0][["p2", "p3", "p4"]].sum(axis=1)) and np.array_equal(p.positive, five[0].kl >= 2)
-    assert np.array_equal(p.right[1], five[1][[f"p{k}" for k in range(5)]].to_numpy().argmax(1) == five[1].label)
+    assert np.allclose(p.score[0], five[0][["p2", "p3", "p4"]].sum(axis=1)) and np.array_equal(
+        p.positive, five[0].kl >= 2
+    )
+    assert np.array_equal(
+        p.right[1], five[1][[f"p{k}" for k in range(5)]].to_numpy().argmax(1) == five[1].label
+    )
 
 
 def broken(change):
@@ -103,31 +148,44 @@ def broken(change):
     return dict(a=a, b=b)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda f: f.iloc[1:], "b, run 1: 0.png"),
-    (lambda f: f.assign(file=f.file.replace("5.png", "5000.png")), "b, run 1: 5"),
-    (lambda f: pd.concat([f, f.iloc[[7]]]), "b, run 1: 7.png occurs twice"),
-    (lambda f: f.assign(p1=f.p1.mask(f.file == "3.png")), "b, run 1: .*3.png"),
-    (lambda f: f.assign(participant=f.participant.replace("x2", "y")), "b, run 1: .*participant"),
-    (lambda f: f.drop(columns="kl"), "b, run 1: .*'kl'"),
-    (lambda f: f.assign(split="val"), "b, run 1: .*'test'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: f.iloc[1:], "b, run 1: 0.png"),
+        (lambda f: f.assign(file=f.file.replace("5.png", "5000.png")), "b, run 1: 5"),
+        (lambda f: pd.concat([f, f.iloc[[7]]]), "b, run 1: 7.png occurs twice"),
+        (lambda f: f.assign(p1=f.p1.mask(f.file == "3.png")), "b, run 1: .*3.png"),
+        (
+            lambda f: f.assign(participant=f.participant.replace("x2", "y")),
+            "b, run 1: .*participant",
+        ),
+        (lambda f: f.drop(columns="kl"), "b, run 1: .*'kl'"),
+        (lambda f: f.assign(split="val"), "b, run 1: .*'test'"),
+    ],
+)
 def test_stack_names_run_and_knee(change, words):
-    with pytest.raises(ValueError, match=words): stats.stack(broken(change))
+    with pytest.raises(ValueError, match=words):
+        stats.stack(broken(change))
 
 
 def test_stack_refuses_labels_that_are_not_the_grades_index():
     bad = frames(seed=1)
     bad[0].loc[0, "label"] = 1 - bad[0].loc[0, "label"]
-    with pytest.raises(ValueError, match="label and grade disagree"): stats.stack(dict(a=bad))
+    with pytest.raises(ValueError, match="label and grade disagree"):
+        stats.stack(dict(a=bad))
 
 
 # resampling
 
+
 def test_draws_count_participants_and_repeat_with_the_seed():
     who = np.array(list("aabcdde"))
     d, e = stats.draws(who, n=1200, seed=4), stats.draws(who, n=1200, seed=4)
-    assert np.array_equal(d.counts, e.counts) and d.counts.shape == (1200, 5) and (d.counts.sum(1) == 5).all()
+    assert (
+        np.array_equal(d.counts, e.counts)
+        and d.counts.shape == (1200, 5)
+        and (d.counts.sum(1) == 5).all()
+    )
     assert not np.array_equal(d.counts, stats.draws(who, n=1200, seed=5).counts)
     w = np.concatenate(list(d.weights(chunk=7)))
     assert np.array_equal(w[:, 0], w[:, 1]) and np.array_equal(w[:, 4], w[:, 5])
@@ -137,7 +195,8 @@ def test_draws_count_participants_and_repeat_with_the_seed():
 
 
 def test_one_participant_is_refused():
-    with pytest.raises(ValueError, match="at least two"): stats.draws(["a", "a"])
+    with pytest.raises(ValueError, match="at least two"):
+        stats.draws(["a", "a"])
 
 
 @pytest.mark.parametrize("metric", stats.METRICS)
@@ -147,13 +206,31 @@ def test_interval_against_a_loop(metric):
     names, shares = np.unique(p.participant), drawn.of_seeds(3)
     slow = []
     for b in range(39):
-        knees = [i for g, k in enumerate(drawn.counts[b]) for _ in range(k) for i in np.flatnonzero(p.participant == names[g])]
-        slow.append(sum(shares[b, s] * stats.binary_metrics(p.positive[knees], p.score[s, knees])[metric] for s in range(3)))
+        knees = [
+            i
+            for g, k in enumerate(drawn.counts[b])
+            for _ in range(k)
+            for i in np.flatnonzero(p.participant == names[g])
+        ]
+        slow.append(
+            sum(
+                shares[b, s] * stats.binary_metrics(p.positive[knees], p.score[s, knees])[metric]
+                for s in range(3)
+            )
+        )
     got = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
     assert got.replicates == pytest.approx(np.array(slow))
-    assert (got.low, got.high) == pytest.approx((min(slow), max(slow))) # (39 + 1) 0.025 = 1: the first and the last
-    assert got.estimate == pytest.approx(np.mean([stats.binary_metrics(p.positive, s)[metric] for s in p.score]))
-    assert got.seeds == 3 and got.over == "participants and seeds" and got.estimate == pytest.approx(np.mean(got.per_seed))
+    assert (got.low, got.high) == pytest.approx(
+        (min(slow), max(slow))
+    )  # (39 + 1) 0.025 = 1: the first and the last
+    assert got.estimate == pytest.approx(
+        np.mean([stats.binary_metrics(p.positive, s)[metric] for s in p.score])
+    )
+    assert (
+        got.seeds == 3
+        and got.over == "participants and seeds"
+        and got.estimate == pytest.approx(np.mean(got.per_seed))
+    )
 
 
 def test_one_seed_says_so():
@@ -169,7 +246,9 @@ def test_standard_error_is_the_clusters():
     x = np.random.default_rng(0).random(60)
     both = stats.bootstrap_interval(np.repeat(x, 2), np.repeat(np.arange(60), 2), seed=1)
     assert both.replicates.std() == pytest.approx(x.std() / np.sqrt(60), rel=0.05)
-    assert stats.bootstrap_interval(np.repeat(x, 2), seed=1).replicates.std() == pytest.approx(x.std() / np.sqrt(120), rel=0.05)
+    assert stats.bootstrap_interval(np.repeat(x, 2), seed=1).replicates.std() == pytest.approx(
+        x.std() / np.sqrt(120), rel=0.05
+    )
 
 
 def test_student_widens_by_the_seeds_spread():
@@ -184,33 +263,50 @@ def test_student_widens_by_the_seeds_spread():
 
 # intervals, differences, families
 
+
 @quick
 @given(st.integers(0, 10_000), st.sampled_from([0.8, 0.9, 0.95, 0.99]), st.integers(0, 2))
 def test_interval_and_p_never_contradict(seed, level, decimals):
     rng = np.random.default_rng(seed)
-    r = np.round(rng.normal(rng.uniform(-4, 4), 1.5, 999), decimals) # rounded: many exact zeros
+    r = np.round(rng.normal(rng.uniform(-4, 4), 1.5, 999), decimals)  # rounded: many exact zeros
     low, high = stats.percentile(r, level)
     assert (low > 0 or high < 0) == (stats.two_sided(r) <= 1 - level + 1e-12)
 
 
 def test_percentile_edges():
     r = np.arange(1, 100.0)
-    assert stats.percentile(r, 0.9) == (5, 95) and stats.percentile(np.r_[r, np.nan], 0.9) == (5, 95)
-    assert np.isnan(stats.percentile(np.full(5, np.nan))).all() and np.isnan(stats.two_sided(np.full(5, np.nan)))
-    with pytest.raises(ValueError, match="at least 200"): stats.percentile(r, 0.99)
-    with pytest.raises(ValueError, match="between 0 and 1"): stats.percentile(r, 95)
+    assert stats.percentile(r, 0.9) == (5, 95) and stats.percentile(np.r_[r, np.nan], 0.9) == (
+        5,
+        95,
+    )
+    assert np.isnan(stats.percentile(np.full(5, np.nan))).all() and np.isnan(
+        stats.two_sided(np.full(5, np.nan))
+    )
+    with pytest.raises(ValueError, match="at least 200"):
+        stats.percentile(r, 0.99)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stats.percentile(r, 95)
 
 
 def test_difference_is_antisymmetric_and_paired():
-    runs = stats.stack(dict(a=frames(seed=1, seeds=3), b=frames(seed=2, seeds=3), c=frames(seed=3, seeds=2)))
+    runs = stats.stack(
+        dict(a=frames(seed=1, seeds=3), b=frames(seed=2, seeds=3), c=frames(seed=3, seeds=2))
+    )
     for metric in stats.METRICS:
         ab, ba = (stats.paired_difference(runs[x], runs[y], metric, n=999) for x, y in ("ab", "ba"))
-        assert np.allclose(ab.replicates, -ba.replicates) and ab.p == ba.p and np.isclose(ab.low, -ba.high)
+        assert (
+            np.allclose(ab.replicates, -ba.replicates)
+            and ab.p == ba.p
+            and np.isclose(ab.low, -ba.high)
+        )
         apart = [stats.bootstrap_interval(runs[x], metric=metric, n=999) for x in "ab"]
-        assert np.allclose(ab.replicates, apart[0].replicates - apart[1].replicates) # the same participants and seeds
+        assert np.allclose(
+            ab.replicates, apart[0].replicates - apart[1].replicates
+        )  # the same participants and seeds
     other = stats.paired_difference(runs["a"], runs["c"], n=999)
     assert other.seeds == 2 and other.per_seed == ()
-    with pytest.raises(ValueError, match="same number of runs"): stats.paired_difference(runs["a"], runs["c"], n=99, paired=True)
+    with pytest.raises(ValueError, match="same number of runs"):
+        stats.paired_difference(runs["a"], runs["c"], n=99, paired=True)
     same = stats.paired_difference(runs["a"], runs["a"], n=999)
     assert (same.low, same.high, same.p) == (0, 0, 1)
 
@@ -218,7 +314,10 @@ def test_difference_is_antisymmetric_and_paired():
 def test_mean_difference_is_the_mean_with_the_same_draws():
     runs = list(stats.stack({str(i): frames(seed=i) for i in range(6)}).values())
     pairs = list(zip(runs[:3], runs[3:]))
-    mean, each = stats.mean_difference(pairs, "f1", n=500), [stats.paired_difference(a, b, "f1", n=500) for a, b in pairs]
+    mean, each = (
+        stats.mean_difference(pairs, "f1", n=500),
+        [stats.paired_difference(a, b, "f1", n=500) for a, b in pairs],
+    )
     assert np.allclose(mean.replicates, np.mean([d.replicates for d in each], axis=0))
     assert mean.estimate == pytest.approx(np.mean([d.estimate for d in each]))
 
@@ -226,22 +325,29 @@ def test_mean_difference_is_the_mean_with_the_same_draws():
 def test_differently_ordered_runs_are_refused():
     a = stats.stack(dict(a=frames(seed=1)))["a"]
     b = stats.stack(dict(b=[f.iloc[::-1] for f in frames(seed=2)]))["b"]
-    with pytest.raises(ValueError, match="align them"): stats.paired_difference(a, b)
+    with pytest.raises(ValueError, match="align them"):
+        stats.paired_difference(a, b)
 
 
-@pytest.mark.parametrize("values, clusters, word", [(np.ones(5), np.arange(6), "do not fit"), (np.array([1, np.nan, 0]), None, "knee 1")])
+@pytest.mark.parametrize(
+    "values, clusters, word",
+    [(np.ones(5), np.arange(6), "do not fit"), (np.array([1, np.nan, 0]), None, "knee 1")],
+)
 def test_bad_values_are_named(values, clusters, word):
-    with pytest.raises(ValueError, match=word): stats.bootstrap_interval(values, clusters, n=99)
-    with pytest.raises(ValueError, match="needs `clusters`"): stats.bootstrap_interval(lambda w: w)
+    with pytest.raises(ValueError, match=word):
+        stats.bootstrap_interval(values, clusters, n=99)
+    with pytest.raises(ValueError, match="needs `clusters`"):
+        stats.bootstrap_interval(lambda w: w)
 
 
 def holm_by_steps(p, alpha=0.05):
     left, rejected = sorted(range(len(p)), key=lambda i: p[i]), [False] * len(p)
-    while left and p[left[0]] <= alpha / len(left): rejected[left.pop(0)] = True
+    while left and p[left[0]] <= alpha / len(left):
+        rejected[left.pop(0)] = True
     return rejected
 
 
-@settings(max_examples=10, deadline=None) # statsmodels takes 0.1 s a call
+@settings(max_examples=10, deadline=None)  # statsmodels takes 0.1 s a call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_agrees_with_statsmodels(p):
     assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
@@ -254,30 +360,52 @@ def test_holm_intervals_decide_as_holm(seed, m):
     found = {}
     for i in range(m):
         r = rng.normal(rng.choice([0, 2, 3, 4]), 1, 1999)
-        found[f"c{i}"] = stats.Interval(r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+        found[f"c{i}"] = stats.Interval(
+            r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r
+        )
     got = stats.holm_intervals(found)
-    assert [d.low > 0 or d.high < 0 for d in got.values()] == holm_by_steps([d.p for d in found.values()])
-    assert [d.p for d in got.values()] == stats.holm([d.p for d in found.values()]).tolist() and list(got) == list(found)
+    assert [d.low > 0 or d.high < 0 for d in got.values()] == holm_by_steps(
+        [d.p for d in found.values()]
+    )
+    assert [d.p for d in got.values()] == stats.holm(
+        [d.p for d in found.values()]
+    ).tolist() and list(got) == list(found)
     assert all(g.level >= 0.95 - 1e-12 for g in got.values())
-    with pytest.raises(ValueError, match="position 1"): stats.holm([0.1, np.nan])
+    with pytest.raises(ValueError, match="position 1"):
+        stats.holm([0.1, np.nan])
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8))
 def test_what_was_not_run_counts_in_the_family(seed, m):
     "The same replicates: alone, or in a family whose other comparisons have p = 1."
     rng = np.random.default_rng(seed)
-    def interval(r): return stats.Interval(r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
-    found, absent = [interval(rng.normal(rng.choice([0, 2, 3]), 1, 1999)) for _ in range(m)], [interval(np.r_[-1., 1, rng.normal(0, 1, 998), 0])] * 3
-    absent = [replace(i, p=1.) for i in absent]
+
+    def interval(r):
+        return stats.Interval(
+            r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r
+        )
+
+    found, absent = (
+        [interval(rng.normal(rng.choice([0, 2, 3]), 1, 1999)) for _ in range(m)],
+        [interval(np.r_[-1.0, 1, rng.normal(0, 1, 998), 0])] * 3,
+    )
+    absent = [replace(i, p=1.0) for i in absent]
     assert stats.holm_intervals(found, m + 3) == stats.holm_intervals([*found, *absent])[:m]
-    with pytest.raises(ValueError, match="smaller"): stats.holm_intervals(found, m - 1 or -1)
+    with pytest.raises(ValueError, match="smaller"):
+        stats.holm_intervals(found, m - 1 or -1)
+
 
 def test_a_missing_participant_is_no_participant():
-    with pytest.raises(ValueError, match="row 4"): stats.draws(["a", "b", "c", "d", None, float("nan")])
+    with pytest.raises(ValueError, match="row 4"):
+        stats.draws(["a", "b", "c", "d", None, float("nan")])
+
 
 def test_holm_stops_at_the_first_that_is_not_significant():
     # p values just above 0.025: each would pass alone at 0.05, Holm passes neither, and neither interval may exclude 0
     r = np.r_[np.linspace(-1, -0.01, 30), np.linspace(0.01, 2, 1969)]
-    pair = [stats.Interval(1, *stats.percentile(x), stats.two_sided(x), 0.95, 3, "", (), x) for x in (r, np.r_[r, -0.5])]
+    pair = [
+        stats.Interval(1, *stats.percentile(x), stats.two_sided(x), 0.95, 3, "", (), x)
+        for x in (r, np.r_[r, -0.5])
+    ]
     assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair)
     assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in stats.holm_intervals(pair))

@@ -1,174 +1,404 @@
 """Tables IV and VI on predictions whose truth is known: what is not run stays empty, one side alone is shown, the family is sixteen."""
-import subprocess, sys
+
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 from matplotlib.text import Text
 from scipy.stats import norm
 
-from koa_repro import comparison
 from koa_repro.claims import both_ways
-from koa_repro.comparison import (ATTENTION, RELEASED, against_table, comparison_claims, comparison_specs, comparison_table, detectable, detectable_says, draw_comparison,
-                                  lightness, one_step, others, ours_against_each, rows_here, show_comparison)
-from koa_repro.hybrid import applied, applied_specs, gains, gains_claims, gains_table, gains_verdict, hybrid_specs, hybrid_table, show_hybrid
+from koa_repro.paper import table4 as comparison
+from koa_repro.paper.table4 import (
+    against_table,
+    comparison_claims,
+    comparison_table,
+    detectable,
+    detectable_says,
+    draw_comparison,
+    lightness,
+    ours_against_each,
+    show_comparison,
+)
+from koa_repro.paper.table6 import (
+    applied,
+    applied_specs,
+    gains,
+    gains_claims,
+    gains_table,
+    gains_verdict,
+    hybrid_table,
+    show_hybrid,
+)
 from koa_repro.phantom import make_knees
-from koa_repro.runs import Study, study_spec
+from koa_repro.results import (
+    ATTENTION,
+    RELEASED,
+    comparison_specs,
+    hybrid_specs,
+    one_step,
+    others,
+    rows_here,
+)
 from koa_repro.stats import Interval
+from koa_repro.study import Study, study_spec
 
 N = 400
+
 
 @dataclass
 class Known:
     "A run that calls a given share of the test knees rightly; which ones, follows from the seed."
+
     right: float
     seed: int = 0
+
     def predictions(self, weights="best"):
         label = np.arange(N) % 2
         hit = np.random.default_rng(self.seed).permutation(N) < round(self.right * N)
-        p1 = np.where(hit == (label == 1), .9, .1)
-        return pd.DataFrame(dict(file=[f"{i:03d}" for i in range(N)], participant=np.arange(N).astype(str), side="R", kl=2 * label, label=label, split="test", p0=1 - p1, p1=p1))
+        p1 = np.where(hit == (label == 1), 0.9, 0.1)
+        return pd.DataFrame(
+            dict(
+                file=[f"{i:03d}" for i in range(N)],
+                participant=np.arange(N).astype(str),
+                side="R",
+                kl=2 * label,
+                label=label,
+                split="test",
+                p0=1 - p1,
+                p1=p1,
+            )
+        )
+
     @property
-    def history(self): return pd.DataFrame(dict(epoch=[1, 2], knees_a_second=[50., 100.], val_accuracy=[.5, .6]))
+    def history(self):
+        return pd.DataFrame(
+            dict(epoch=[1, 2], knees_a_second=[50.0, 100.0], val_accuracy=[0.5, 0.6])
+        )
+
     @property
-    def provenance(self): return dict(device="a device")
+    def provenance(self):
+        return dict(device="a device")
+
 
 @pytest.fixture
-def study(tmp_path): return Study("fast", "reference", out=str(tmp_path), store=str(tmp_path))
+def study(tmp_path):
+    return Study("fast", "reference", out=str(tmp_path), store=str(tmp_path))
+
 
 @pytest.fixture
-def specs(study): return comparison_specs(study)
+def specs(study):
+    return comparison_specs(study)
 
-def rows_with(specs, **found): return {row: [found.get(row.replace("-", "_"))] for row in specs}
+
+def rows_with(specs, **found):
+    return {row: [found.get(row.replace("-", "_"))] for row in specs}
+
 
 def test_seventeen_and_two(specs):
-    assert len(others()) == 16 and set(specs) == {"Ours", ATTENTION, RELEASED, *others()} and others()[0] == "Tiulpin" and others()[-1] == "VGG-19"
-    assert len({s.id for row in specs.values() for s in row}) == 19 and all(s.loss == "ce" for row in specs.values() for s in row)
+    assert (
+        len(others()) == 16
+        and set(specs) == {"Ours", ATTENTION, RELEASED, *others()}
+        and others()[0] == "Tiulpin"
+        and others()[-1] == "VGG-19"
+    )
+    assert len({s.id for row in specs.values() for s in row}) == 19 and all(
+        s.loss == "ce" for row in specs.values() for s in row
+    )
+
 
 def test_a_row_without_a_run_stays_empty(specs):
-    rows = rows_with(specs, Ours=Known(.9), Antony=Known(.8, 1))
-    table = comparison_table(rows, specs, {"VGG-19": .7}, n=500).set_index("row", drop=False)
-    assert table.accuracy["Ours"] == pytest.approx(90) and table.accuracy["Antony"] == pytest.approx(80)
-    assert table.accuracy.notna().sum() == table.train_ms.notna().sum() == 2 and table.train_ms["Ours"] == pytest.approx(1000 / 75)
-    assert table.state["VGG-19"] == "built, one step" and table.state["VGG-16"] == "not run" and table.state["Ours"] == "1 of 1"
+    rows = rows_with(specs, Ours=Known(0.9), Antony=Known(0.8, 1))
+    table = comparison_table(rows, specs, {"VGG-19": 0.7}, n=500).set_index("row", drop=False)
+    assert table.accuracy["Ours"] == pytest.approx(90) and table.accuracy[
+        "Antony"
+    ] == pytest.approx(80)
+    assert table.accuracy.notna().sum() == table.train_ms.notna().sum() == 2 and table.train_ms[
+        "Ours"
+    ] == pytest.approx(1000 / 75)
+    assert (
+        table.state["VGG-19"] == "built, one step"
+        and table.state["VGG-16"] == "not run"
+        and table.state["Ours"] == "1 of 1"
+    )
     shown = show_comparison(table.reset_index(drop=True)).set_index("model")
-    assert shown["accuracy, ours"]["VGG-16"] == shown["F1, ours"]["VGG-16"] == "not run" and shown["accuracy, ours"]["VGG-19"] == "not trained"
-    assert "Nasser (DRAE-like)" in shown.index and shown["why the size differs"]["Nasser (DRAE-like)"] and not shown["why the size differs"]["Resnet-18"]
+    assert (
+        shown["accuracy, ours"]["VGG-16"] == shown["F1, ours"]["VGG-16"] == "not run"
+        and shown["accuracy, ours"]["VGG-19"] == "not trained"
+    )
+    assert (
+        "Nasser (DRAE-like)" in shown.index
+        and shown["why the size differs"]["Nasser (DRAE-like)"]
+        and not shown["why the size differs"]["Resnet-18"]
+    )
+
 
 def test_nothing_run_is_a_table_too(specs, study):
     rows = rows_here(study, {k: [replace(s, seed=10**6) for s in v] for k, v in specs.items()})
     table = comparison_table(rows, specs)
-    assert (table.state == "not run").all() and table.accuracy.isna().all() and table.parameters.gt(0).all()
+    assert (
+        (table.state == "not run").all()
+        and table.accuracy.isna().all()
+        and table.parameters.gt(0).all()
+    )
     assert ours_against_each(rows) == {} and against_table({}).empty
-    assert comparison_claims({}, table, study).verdict.tolist() == ["not decided", "not decided", "counted"]
+    assert comparison_claims({}, table, study).verdict.tolist() == [
+        "not decided",
+        "not decided",
+        "counted",
+    ]
     draw_comparison(table, "nothing was run")
 
+
 def test_the_family_is_sixteen_whoever_was_run(specs):
-    rows = rows_with(specs, Ours=Known(.9), Antony=Known(.84, 1), Tiulpin_64=Known(.8, 2))
+    rows = rows_with(specs, Ours=Known(0.9), Antony=Known(0.84, 1), Tiulpin_64=Known(0.8, 2))
     found = ours_against_each(rows, n=1000)
     table = against_table(found).set_index("row")
     assert table.ours["Antony"] == pytest.approx(6) and set(table.index) == {"Antony", RELEASED}
-    assert table.p_holm["Antony"] == pytest.approx(min(1, 16 * table.p["Antony"])) and np.isnan(table.p_holm[RELEASED]) and np.isnan(table.paper[RELEASED])
+    assert (
+        table.p_holm["Antony"] == pytest.approx(min(1, 16 * table.p["Antony"]))
+        and np.isnan(table.p_holm[RELEASED])
+        and np.isnan(table.paper[RELEASED])
+    )
+
 
 def test_ours_is_best_only_if_all_sixteen_are_below(study, specs):
     def verdicts(**changed):
-        some = {row: [Known(changed.get(row.replace("-", "_"), .6), 2 * i), Known(changed.get(row.replace("-", "_"), .6), 2 * i + 1)] for i, row in enumerate(specs)}
-        some |= {"Ours": [Known(.9, 100), Known(.9, 101)]}
+        some = {
+            row: [
+                Known(changed.get(row.replace("-", "_"), 0.6), 2 * i),
+                Known(changed.get(row.replace("-", "_"), 0.6), 2 * i + 1),
+            ]
+            for i, row in enumerate(specs)
+        }
+        some |= {"Ours": [Known(0.9, 100), Known(0.9, 101)]}
         table = comparison_table(rows_with(specs), specs)
-        return comparison_claims(ours_against_each(some, n=1000), table, study).set_index("id").verdict
+        return (
+            comparison_claims(ours_against_each(some, n=1000), table, study).set_index("id").verdict
+        )
+
     assert verdicts().C05 == verdicts().C06 == "holds"
-    assert verdicts(VGG_16=.95).C05 == "fails" and verdicts(VGG_16=.95).C06 == "holds"
-    assert verdicts(Tiulpin=.9).C06 == "not decided"
+    assert verdicts(VGG_16=0.95).C05 == "fails" and verdicts(VGG_16=0.95).C06 == "holds"
+    assert verdicts(Tiulpin=0.9).C06 == "not decided"
+
 
 def test_detectable_has_its_power():
     "A difference of this size, with the interval's own error, is found in four of five."
     rng = np.random.default_rng(0)
-    found = Interval(0, 0, 0, 1, .95, 1, "", replicates=rng.normal(0, .02, 200_000))
-    z = rng.normal(detectable(found), .02, 200_000) / .02
-    assert abs((z > norm.ppf(1 - .05 / 32)).mean() - .8) < .01
+    found = Interval(0, 0, 0, 1, 0.95, 1, "", replicates=rng.normal(0, 0.02, 200_000))
+    z = rng.normal(detectable(found), 0.02, 200_000) / 0.02
+    assert abs((z > norm.ppf(1 - 0.05 / 32)).mean() - 0.8) < 0.01
+
 
 def test_one_row_with_one_training_among_others_is_said(specs):
-    three = [[Known(.9 - .1 * (row != "Ours"), 10 * i + s) for s in range(3)] for i, row in enumerate(("Ours", "Antony", "Nasser"))]
-    rows = rows_with(specs) | dict(zip(("Ours", "Antony", "Nasser"), three)) | {"Nasser": [three[2][0], None, None]}
+    three = [
+        [Known(0.9 - 0.1 * (row != "Ours"), 10 * i + s) for s in range(3)]
+        for i, row in enumerate(("Ours", "Antony", "Nasser"))
+    ]
+    rows = (
+        rows_with(specs)
+        | dict(zip(("Ours", "Antony", "Nasser"), three))
+        | {"Nasser": [three[2][0], None, None]}
+    )
     table = against_table(ours_against_each(rows, n=500))
-    assert table.set_index("row").seeds.to_dict() == dict(Antony=3, Nasser=1) and "not in 1 of these 2" in detectable_says(table)
-    assert "seeds' chance" not in detectable_says(table[table.row == "Antony"]) and "not in it" in detectable_says(table[table.row == "Nasser"])
+    assert table.set_index("row").seeds.to_dict() == dict(
+        Antony=3, Nasser=1
+    ) and "not in 1 of these 2" in detectable_says(table)
+    assert "seeds' chance" not in detectable_says(
+        table[table.row == "Antony"]
+    ) and "not in it" in detectable_says(table[table.row == "Nasser"])
+
 
 def test_two_seeds_that_agree_hold_by_drawing_and_not_by_student(study, specs):
-    rows = {row: [Known(.88, 2 * i), Known(.86, 2 * i + 1)] for i, row in enumerate(specs)} | {"Ours": [Known(.93, 100), Known(.93, 101)]}
+    rows = {row: [Known(0.88, 2 * i), Known(0.86, 2 * i + 1)] for i, row in enumerate(specs)} | {
+        "Ours": [Known(0.93, 100), Known(0.93, 101)]
+    }
     table = comparison_table(rows_with(specs), specs)
-    found = both_ways(lambda student: comparison_claims(ours_against_each(rows, n=1000, student=student), table, study)).set_index("id")
-    assert found.verdict.C06 == "holds" and found.verdict_student.C06 == "not decided" and found.verdict_student.C22 == "counted"
+    found = both_ways(
+        lambda student: comparison_claims(
+            ours_against_each(rows, n=1000, student=student), table, study
+        )
+    ).set_index("id")
+    assert (
+        found.verdict.C06 == "holds"
+        and found.verdict_student.C06 == "not decided"
+        and found.verdict_student.C22 == "counted"
+    )
+
 
 FAT = """
 import subprocess, sys
 big = bytearray(700 << 20)
 for i in range(0, len(big), 4096): big[i] = 1
-print(subprocess.run([sys.executable, "-c", "from koa_repro.comparison import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
+print(subprocess.run([sys.executable, "-c", "from koa_repro.paper.table4 import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
 """
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child starts with its parent's peak")
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere a child starts with its parent's peak"
+)
 def test_peak_memory_is_not_the_parents():
-    lean = float(subprocess.run([sys.executable, "-c", "from koa_repro.comparison import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
-    assert float(subprocess.run([sys.executable, "-c", FAT], capture_output=True, text=True, check=True).stdout) == pytest.approx(lean, rel=.1) and lean < .68
+    lean = float(
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from koa_repro.paper.table4 import peak_memory; print(peak_memory())",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+    assert (
+        float(
+            subprocess.run(
+                [sys.executable, "-c", FAT], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        == pytest.approx(lean, rel=0.1)
+        and lean < 0.68
+    )
+
 
 def test_counted_lightness():
-    table = pd.DataFrame(dict(row=["Ours", *others()], parameters=[5] + [6] * 15 + [4], multiply_adds=[5] + [6] * 8 + [5] * 8))
+    table = pd.DataFrame(
+        dict(
+            row=["Ours", *others()],
+            parameters=[5] + [6] * 15 + [4],
+            multiply_adds=[5] + [6] * 8 + [5] * 8,
+        )
+    )
     assert lightness(table) == "fewer parameters than 15 of 16, fewer multiply-adds than 8 of 16"
+
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_never_cover_each_other(specs, seed):
     rng = np.random.default_rng(seed)
-    table = comparison_table(rows_with(specs, **{row.replace("-", "_"): Known(rng.uniform(.75, .9), i) for i, row in enumerate(specs)}), specs, n=100)
+    table = comparison_table(
+        rows_with(
+            specs,
+            **{
+                row.replace("-", "_"): Known(rng.uniform(0.75, 0.9), i)
+                for i, row in enumerate(specs)
+            },
+        ),
+        specs,
+        n=100,
+    )
     fig, labels = draw_comparison(table, "labels")
     fig.canvas.draw()
     boxes = [Text.get_window_extent(l) for l in labels]
-    assert len(boxes) == 19 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert len(boxes) == 19 and not any(
+        a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]
+    )
+
 
 class NoNumber(torch.nn.Module):
-    def forward(self, logits, labels): return logits.sum() * float("nan")
+    def forward(self, logits, labels):
+        return logits.sum() * float("nan")
+
 
 def test_one_step_is_refused_where_it_is_no_number(tmp_path, monkeypatch):
-    knees, spec = make_knees(40, seed=0), study_spec(Study(out=str(tmp_path), store=str(tmp_path)), network="antony")
+    knees, spec = (
+        make_knees(40, seed=0),
+        study_spec(Study(out=str(tmp_path), store=str(tmp_path)), network="antony"),
+    )
     assert np.isfinite(one_step(spec, knees))
     monkeypatch.setattr(comparison, "build_loss", lambda spec: NoNumber())
-    with pytest.raises(ValueError, match="at the first step"): one_step(spec, knees)
+    with pytest.raises(ValueError, match="at the first step"):
+        one_step(spec, knees)
+
 
 def both_losses(study, **found):
     specs = hybrid_specs(study) | applied_specs(study)
     return {row: [found.get(row.replace("-", "_").replace(", ", "__"))] for row in specs}
 
+
 def test_one_side_alone_is_shown(study):
-    rows = both_losses(study, Tiulpin__ce=Known(.8), Ours__ce=Known(.9), Ours__hybrid=Known(.85, 1))
+    rows = both_losses(
+        study, Tiulpin__ce=Known(0.8), Ours__ce=Known(0.9), Ours__hybrid=Known(0.85, 1)
+    )
     table = hybrid_table(rows).set_index("row", drop=False)
-    assert table.ce["Tiulpin"] == pytest.approx(80) and np.isnan(table.hybrid["Tiulpin"]) and np.isnan(table.difference["Tiulpin"])
-    assert (table.runs_ce["Tiulpin"], table.runs_hybrid["Tiulpin"], table.runs_done["Tiulpin"]) == (1, 0, 0) and table.difference["Ours"] == pytest.approx(-5)
+    assert (
+        table.ce["Tiulpin"] == pytest.approx(80)
+        and np.isnan(table.hybrid["Tiulpin"])
+        and np.isnan(table.difference["Tiulpin"])
+    )
+    assert (table.runs_ce["Tiulpin"], table.runs_hybrid["Tiulpin"], table.runs_done["Tiulpin"]) == (
+        1,
+        0,
+        0,
+    ) and table.difference["Ours"] == pytest.approx(-5)
     shown = show_hybrid(table.reset_index(drop=True)).set_index("model")
     line = shown.loc["Tiulpin, best weights"]
-    assert line["ours cross-entropy"].startswith("80.00") and line["ours hybrid"] == "not run" and line["ours difference"] == ""
-    assert shown.loc["VGG-11", "ours cross-entropy"] == "not run" and list(table.row) == [*applied(), ATTENTION]
+    assert (
+        line["ours cross-entropy"].startswith("80.00")
+        and line["ours hybrid"] == "not run"
+        and line["ours difference"] == ""
+    )
+    assert shown.loc["VGG-11", "ours cross-entropy"] == "not run" and list(table.row) == [
+        *applied(),
+        ATTENTION,
+    ]
+
 
 def test_all_seven_are_needed_and_each_must_gain(study):
     def seven(**hybrid):
-        return {f"{name}, {loss}": [Known(.7 if loss == "ce" else hybrid.get(name, .85), 10 * i + s) for s in range(2)] for i, name in enumerate([*applied(), ATTENTION]) for loss in ("ce", "hybrid")}
+        return {
+            f"{name}, {loss}": [
+                Known(0.7 if loss == "ce" else hybrid.get(name, 0.85), 10 * i + s) for s in range(2)
+            ]
+            for i, name in enumerate([*applied(), ATTENTION])
+            for loss in ("ce", "hybrid")
+        }
+
     found = gains(seven())
-    assert len(found) == 7 and gains_verdict(found, study) == "holds" and (gains_table(found).p_holm < .05).all()
-    assert gains_verdict(gains(seven(Antony=.5)), study) == "fails"
+    assert (
+        len(found) == 7
+        and gains_verdict(found, study) == "holds"
+        and (gains_table(found).p_holm < 0.05).all()
+    )
+    assert gains_verdict(gains(seven(Antony=0.5)), study) == "fails"
     del found["Ours"]
     assert gains_verdict(found, study) == "not decided"
 
+
 def test_all_ways_to_c14(study):
-    found = gains({f"{name}, {loss}": [Known(.7 if loss == "ce" else .85, 10 * i + s) for s in range(2)] for i, name in enumerate([*applied(), ATTENTION]) for loss in ("ce", "hybrid")})
+    found = gains(
+        {
+            f"{name}, {loss}": [Known(0.7 if loss == "ce" else 0.85, 10 * i + s) for s in range(2)]
+            for i, name in enumerate([*applied(), ATTENTION])
+            for loss in ("ce", "hybrid")
+        }
+    )
     line = gains_claims(found, study).iloc[0]
-    assert line.id == "C14" and line.verdict == gains_verdict(found, study) and line.ours.startswith("7 of 7 networks have both losses; 7 gain")
+    assert (
+        line.id == "C14"
+        and line.verdict == gains_verdict(found, study)
+        and line.ours.startswith("7 of 7 networks have both losses; 7 gain")
+    )
+
 
 def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):
     "A folder with a part of the public knees is real, and is not the public set."
     import shutil
+
     for part in ("train", "val", "test"):
         for kl in "02":
             (tmp_path / "some" / part / kl).mkdir(parents=True)
-            for f in sorted((knees_folder / part / kl).glob("*.png"))[:4]: shutil.copy(f, tmp_path / "some" / part / kl)
+            for f in sorted((knees_folder / part / kl).glob("*.png"))[:4]:
+                shutil.copy(f, tmp_path / "some" / part / kl)
     places = dict(out=str(tmp_path / "o"), store=str(tmp_path / "s"))
     some = Study("short", str(tmp_path / "some"), **places)
-    assert some.real and not some.published and not Study("short", **places).published and Study("short", "reference", **places).published
+    assert (
+        some.real
+        and not some.published
+        and not Study("short", **places).published
+        and Study("short", "reference", **places).published
+    )
     assert Study("short", str(knees_folder), **places).published
