@@ -42,7 +42,7 @@ from koa_repro.results import (
     hybrid_specs,
     one_step,
     others,
-    rows_here,
+    rows_of,
 )
 from koa_repro.stats import Interval
 from koa_repro.study import Study, study_spec
@@ -138,7 +138,7 @@ def test_a_row_without_a_run_stays_empty(specs):
 
 
 def test_nothing_run_is_a_table_too(specs, study):
-    rows = rows_here(study, {k: [replace(s, seed=10**6) for s in v] for k, v in specs.items()})
+    rows = rows_of(study, {k: [replace(s, seed=10**6) for s in v] for k, v in specs.items()})
     table = comparison_table(rows, specs)
     assert (
         (table.state == "not run").all()
