@@ -5,10 +5,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status engines
 
+# Whatever the locale, text is UTF-8.
+export PYTHONUTF8 := 1
+
 PYTHON ?= python3
-PROFILE ?= smoke
-DATA ?= phantom
-SEEDS ?= 1
+PROFILE ?=
+DATA ?=
+SEEDS ?=
 STORE ?=
 OUT ?=
 ONLY ?=
@@ -27,9 +30,10 @@ endif
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-STUDY = --profile "$(PROFILE)" --data "$(DATA)" --seeds "$(SEEDS)" --store "$(STORE)" --out "$(OUT)" --only "$(ONLY)"
-# The reference runs have defaults of their own for what the caller does not name.
-GIVEN_ONLY = $(foreach v,PROFILE DATA SEEDS STORE,$(if $(filter command line environment,$(origin $v)),--$(shell echo $v | tr A-Z a-z) "$($v)"))
+# What the caller does not name has the command's own default.
+given = $(foreach v,$1,$(if $($v),--$(shell echo $v | tr A-Z a-z) "$($v)"))
+STUDY = $(call given,PROFILE DATA SEEDS STORE OUT ONLY)
+GIVEN_ONLY = $(call given,PROFILE DATA SEEDS STORE)
 # torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
 INSTALL = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
 
@@ -46,7 +50,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(INSTALL) -e '.[reproduce,dev]'
 	touch $(STAMP)
 
-reproduce: setup ## execute the reproduction notebooks (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=20) and write the report
+reproduce: setup ## every table and figure, and a report (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=table3)
 	@$(BIN)/python -m koa_repro.tools.reproduce $(STUDY)
 
 figures: setup ## the same, and keep it: outputs in the notebooks, results in figures/, runs among the references
@@ -67,10 +71,12 @@ merge: setup ## take in what such a machine handed back (RUNS=runs.zip, FOLDER o
 status: setup ## the wanted runs of PROFILE, and what there is of them
 	@$(BIN)/python -m koa_repro.tools.reference status $(GIVEN_ONLY)
 
-test: setup ## export and clean leave no diff; the notebooks' own tests; tests/
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
+test: setup ## ruff, import contracts; export and clean leave no diff; the notebooks' own tests; tests/
+	@$(BIN)/ruff check
+	PATH="$(CURDIR)/$(BIN):$$PATH" lint-imports --no-cache
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^index' --skip_folder_re '^(paper|beyond)$$'
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lab: setup ## open the notebooks
 	@$(BIN)/jupyter lab nbs
@@ -81,12 +87,12 @@ bench: setup ## this engine against the usual loop, on the same knees and networ
 engines: setup ## what precision, recording, compiling and company bring to a training on this device
 	@$(BIN)/python tests/bench_engines.py
 
-notebooks: setup ## execute library notebooks in place (NB=6_training, or all of them)
+notebooks: setup ## execute library notebooks in place (NB=method/5_losses, or all of them)
 	@$(BIN)/python -m koa_repro.tools.reproduce --refresh "$(NB)"
 
-readme: setup ## README.md from nbs/index.ipynb
-	@$(BIN)/python -c 'from koa_repro.tools.reproduce import readme; text = readme(); open("README.md", "w").write(text)'
+readme: setup ## README.md and RESULTS.md from nbs/index.ipynb and figures/
+	@$(BIN)/python -m koa_repro.tools.reproduce --pages
 
 docs: setup ## the notebooks as HTML pages, in build/docs
-	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs nbs/*.ipynb nbs/*/*.ipynb --log-level WARN
+	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs $$(find nbs -name '*.ipynb' -not -path '*/.*') --log-level WARN
 	echo "The pages: build/docs/index.html"

@@ -22,36 +22,37 @@ def _check_labels(labels: Tensor, classes: int | None, values: bool):
         return
     bad = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
     if bad.any():
-        i = int(bad.nonzero()[0])
-        allowed = (
-            f"class indices from 0 to {classes - 1}"
-            if classes is not None
-            else "class indices from 0"
-        )
+        i, last = int(bad.nonzero()[0]), "" if classes is None else f" to {classes - 1}"
         raise ValueError(
-            f"labels[{i}] is {int(labels[i])}: labels must be {allowed}, not KL grades."
+            f"labels[{i}] is {int(labels[i])}: give class indices from 0{last}, not KL grades "
+            "(of KL-0 and KL-2, KL-2 has the index 1)."
         )
 
 
 def log_probabilities(
     logits: Tensor,  # (B, K), K at least 2
     labels: Tensor,  # (B,), class indices 0..K-1, to check the logits against
-    validate: bool = True,  # look at the labels' values too (a pause on a graphics processor)
+    validate: bool = True,  # look at the labels' values too
 ) -> Tensor:  # (B, K), float32 (float64 stays)
     """Log-softmax, stable, in at least single precision whatever autocast does.
     Raises `ValueError`, in one sentence, for logits and labels that do not belong together."""
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} are a {type(value).__name__}: give a tensor, torch.as_tensor({name})."
+            )
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(
-            f"logits have shape {tuple(logits.shape)}: give one row a knee and one column a grade, at least two grades."
+            f"logits have shape {tuple(logits.shape)}: give a row a knee and a column a grade, "
+            "at least two grades."
         )
     if labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)} beside {logits.shape[0]} rows of logits: give one label a row."
+            f"labels have shape {tuple(labels.shape)} beside {len(logits)} rows of logits: "
+            "give one label a row."
         )
     _check_labels(labels, logits.shape[1], validate)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(
-        1
-    )  # autocast never lowers a log-softmax
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
 def confidence(
@@ -59,37 +60,30 @@ def confidence(
     labels: Tensor,  # (B,), class indices 0..K-1
     validate: bool = True,  # look at the labels' values too
 ) -> Tensor:  # (B,), in [0, 1]
-    "Confidence c_s (eq. 2): softmax probability of the sample's own label. Raises `ValueError` for shapes or labels that cannot be."
-    return (
-        log_probabilities(logits, labels, validate)
-        .gather(1, labels.long()[:, None])
-        .squeeze(1)
-        .exp()
-    )
+    """Confidence c_s (eq. 2): softmax probability of the sample's own label.
+    Raises `ValueError` for shapes or labels that cannot be."""
+    logp = log_probabilities(logits, labels, validate)
+    return logp.gather(1, labels.long()[:, None])[:, 0].exp()
 
 # %% ../nbs/method/4_partition.ipynb #0c45b7fd
 RATIO = (7, 2, 1)
-
-
-def _check_ratio(ratio: Sequence[int]) -> tuple[int, int, int]:
-    try:
-        parts = tuple(operator.index(r) for r in ratio)
-    except TypeError:
-        parts = ()
-    if len(parts) != 3 or min(parts) < 0 or sum(parts) == 0:
-        raise ValueError(
-            f"ratio={ratio!r} must be three whole numbers high, medium, low, none negative and not all zero, such as (7, 2, 1)."
-        )
-    return parts
 
 
 def sizes(
     n,  # samples of a grade: an integer, or a tensor of integers
     ratio: Sequence[int] = RATIO,  # high : medium : low
 ) -> tuple:  # three like n, which add up to n
-    """Numbers of high, medium and low samples among n of one grade: cuts to the nearest whole number, halves up, in integers.
-    Raises `ValueError` for a ratio that is not three whole numbers, none negative and not all zero."""
-    a, b, c = _check_ratio(ratio)
+    """Numbers of high, medium and low samples among n of one grade.
+    Raises `ValueError` for a ratio that is not three whole numbers, none negative, not all zero."""
+    try:
+        a, b, c = (operator.index(r) for r in ratio)
+    except (TypeError, ValueError):
+        a = b = c = -1
+    if min(a, b, c) < 0 or a + b + c == 0:
+        raise ValueError(
+            f"ratio={ratio!r} must be three whole numbers high, medium, low, none negative and "
+            "not all zero, such as (7, 2, 1)."
+        )
     t = a + b + c
     high, both = (2 * a * n + t) // (2 * t), (2 * (a + b) * n + t) // (2 * t)
     return high, both - high, n - both
@@ -101,12 +95,14 @@ HIGH, MEDIUM, LOW = 0, 1, 2
 def _check_confidence(confidence: Tensor, labels: Tensor, classes: int | None, validate: bool):
     if confidence.ndim != 1 or labels.shape != confidence.shape:
         raise ValueError(
-            f"confidence has shape {tuple(confidence.shape)} and labels {tuple(labels.shape)}: give one of each a sample."
+            f"confidence has shape {tuple(confidence.shape)} and labels {tuple(labels.shape)}: "
+            "give one of each a sample."
         )
     _check_labels(labels, classes, validate)
     if validate and (bad := confidence.isnan()).any():
         raise ValueError(
-            f"confidence[{int(bad.nonzero()[0])}] is not a number: the network's output is broken before the partition."
+            f"confidence[{int(bad.nonzero()[0])}] is not a number: the network's output is "
+            "broken before the partition."
         )
 
 
@@ -115,10 +111,11 @@ def partition(
     labels: Tensor,  # (B,), class indices
     ratio: Sequence[int] = RATIO,  # high : medium : low, whole numbers
     classes: int | None = None,  # number of grades, only to check the labels against
-    validate: bool = True,  # look at the values (a pause on a graphics processor) and refuse what cannot be
+    validate: bool = True,  # look at the values too
 ) -> Tensor:  # (B,), 0 high, 1 medium, 2 low
-    """H, M and L of a batch (Section II-B): by grade, by descending confidence in float32, ties by position.
-    Raises `ValueError` for shapes or a ratio that cannot be and, where it validates, for labels and for confidences that are no numbers."""
+    """H, M and L of a batch (Section II-B): by grade, by descending confidence, ties by position.
+    Raises `ValueError` for shapes or a ratio that cannot be and, where it validates, for labels
+    that are no class indices and confidences that are no numbers."""
     confidence, labels = torch.as_tensor(confidence).detach(), torch.as_tensor(labels).detach()
     _check_confidence(confidence, labels, classes, validate)
     order = confidence.float().argsort(descending=True, stable=True)
@@ -127,6 +124,5 @@ def partition(
     start, end = torch.searchsorted(grade, grade), torch.searchsorted(grade, grade, right=True)
     rank = torch.arange(len(grade), device=grade.device) - start
     high, medium, _ = sizes(end - start, ratio)
-    return torch.empty_like(rank).scatter_(
-        0, order, (rank >= high).long() + (rank >= high + medium).long()
-    )
+    codes = (rank >= high).long() + (rank >= high + medium).long()
+    return torch.empty_like(rank).scatter_(0, order, codes)

@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['EXECUTORS', 'knees_id', 'Run', 'references', 'find', 'state_of', 'replicates', 'keep_reference', 'predictions_frame',
-           'write_run', 'make_run', 'device_name', 'reopen', 'derived', 'derived_together', 'ensure', 'save_knees',
-           'read_knees', 'worker', 'batches']
+           'write_run', 'make_run', 'device_name', 'reopen', 'derived', 'derived_together', 'ensure', 'batches']
 
 # %% ../nbs/library/runs.ipynb #c2f186e1
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -29,11 +27,13 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import KneeSet, fingerprint
+from .fitting import PER_GPU, fit, outcome
 from .patches import DeviceKnees, view_of
-from .paths import manifests, processor, provenance, writable
+from .paths import manifests, processor, provenance, writable, write_whole
 from .phantom import make_knees
 from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
-from .training import PER_GPU, Recipe, Trainer, fit, outcome
+from .training import Recipe, Trainer
+from .workers import side_by_side
 
 # %% ../nbs/library/runs.ipynb #bda0a26d
 def knees_id(
@@ -68,7 +68,8 @@ class Run:
         return pd.read_parquet(self.path / "predictions.parquet")
 
     def predictions(self, weights: str = "best") -> pd.DataFrame:
-        "Per-knee softmax of validation and test: file, participant, side, kl, label, split, p0, p1, ... of the `best` or the `last` weights."
+        """Per-knee softmax of validation and test, of the `best` or the `last` weights:
+        file, participant, side, kl, label, split, p0, p1, ..."""
         frame = self.everything
         return frame[frame.weights == weights].drop(columns="weights").reset_index(drop=True)
 
@@ -111,7 +112,7 @@ def state_of(
 
 # %% ../nbs/library/runs.ipynb #2333fda1
 def replicates(run: Run) -> list[Run]:
-    "Other runs of the same spec that were kept beside a reference, in the order in which they came."
+    "Other runs of the same spec that were kept beside a reference, oldest first."
     return [
         Run(run.spec, p)
         for p in sorted((run.path / "replicates").glob("[0-9]*"), key=lambda p: int(p.name))
@@ -119,7 +120,8 @@ def replicates(run: Run) -> list[Run]:
 
 
 def keep_reference(run: Run) -> Path:  # the folder that holds it
-    "Copy a run, without its weights, to the references: as the first of its spec, or else as a replicate, unless these very predictions are there."
+    """Copy a run, without its weights, to the references: as the first of its spec, or else as
+    a replicate, unless these very predictions are there."""
     target = references() / run.spec.id
     if target.exists():
         kept = [first := Run(run.spec, target), *replicates(first)]
@@ -127,18 +129,15 @@ def keep_reference(run: Run) -> Path:  # the folder that holds it
             return _add_derived(run, same[0])
         target = target / "replicates" / str(len(kept))
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)  # of a copy that was interrupted
-    shutil.copytree(run.path, beside, ignore=shutil.ignore_patterns("*.pt", "*.new", "replicates"))
-    os.replace(beside, target)
-    return target
+    leave = shutil.ignore_patterns("*.pt", "*.new", "replicates")
+    return write_whole(target, lambda p: shutil.copytree(run.path, p, ignore=leave))
 
 
 def _add_derived(run: Run, kept: Run) -> Path:
     "Take over tables that were made of the run after it was kept."
     for file in run.path.glob("*.parquet"):
         if not (kept.path / file.name).exists():
-            shutil.copy2(file, kept.path / file.name)
+            write_whole(kept.path / file.name, lambda p, file=file: shutil.copy2(file, p))
     return kept.path
 
 # %% ../nbs/library/runs.ipynb #d9af5465
@@ -179,13 +178,13 @@ def make_run(
     knees: KneeSet,
     store: Path,
     progress: bool = True,  # a bar
-    device=None,  # the first GPU, or the processor
+    device=None,  # the first GPU, or the CPU
     stop_after: int | None = None,  # leave it unfinished after this epoch
-    deadline: float
-    | None = None,  # or when the next epoch would end later than this, in seconds of `time.time`
+    deadline: float | None = None,  # or before an epoch would end later, in `time.monotonic`
     expect: float = 0.0,  # seconds that an epoch will take, where that is known
 ) -> Run | None:  # None where it was left unfinished
-    "Train, predict and store one run, going on from its checkpoint; a second process asking for it waits. Raises `ValueError` for other knees than the spec's."
+    """Train, predict and store one run, going on from its checkpoint.
+    A second process asking for it waits. Raises `ValueError` for other knees than the spec's."""
     if knees_id(knees.frame(), spec.grades) != spec.knees:
         raise ValueError(
             f"{spec.title}: these are not the knees, or not the split, that the spec names."
@@ -222,10 +221,8 @@ def make_run(
 
 
 def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final: Path) -> Run:
-    whole = partial.with_suffix(".whole")
-    shutil.rmtree(whole, ignore_errors=True)
     last = trainer.weights()
-    facts = dict(
+    facts = provenance(
         knees=knees.name if knees.name in ("phantom", "kl224") else "private",
         defaults=defaults(),
         precision=trainer.precision,
@@ -236,29 +233,25 @@ def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final
         seconds=sum(row["seconds"] for row in trainer.history),
     )
     watched = knees.select(np.isin(knees.split, ("val", "test")))
-    write_run(
-        spec,
-        whole,
-        predictions_frame(knees.frame(), outcome(trainer, watched)),
-        trainer.history,
-        provenance(**facts),
+    predictions = predictions_frame(knees.frame(), outcome(trainer, watched))
+    weights = dict(
+        best=trainer.best["model"],
+        last=last,
+        loss=trainer.loss.state_dict(),
+        scale=trainer.train.scale,
     )
-    torch.save(
-        dict(
-            best=trainer.best["model"],
-            last=last,
-            loss=trainer.loss.state_dict(),
-            scale=trainer.train.scale,
-        ),
-        whole / "weights.pt",
-    )
-    os.replace(whole, final)
+
+    def write(folder):
+        write_run(spec, folder, predictions, trainer.history, facts)
+        torch.save(weights, folder / "weights.pt")
+
+    write_whole(final, write)
     shutil.rmtree(partial, ignore_errors=True)
     return Run(spec, final)
 
 
 def device_name(device: torch.device) -> str:
-    "The GPU's name, or the processor's."
+    "The GPU's name, or the CPU's."
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 # %% ../nbs/library/runs.ipynb #4b6d92e8
@@ -266,7 +259,7 @@ def reopen(
     run: Run,  # with its weights
     knees: KneeSet,  # any knees
 ) -> tuple[nn.Module, DeviceKnees]:
-    "A run's network, in evaluation mode on the processor, and these knees as it sees them."
+    "A run's network, in evaluation mode on the CPU, and these knees as it sees them."
     model = run.model()
     return model, DeviceKnees(knees, "cpu", run.spec.recipe.pixels, model.scale, view_of(model))
 
@@ -281,9 +274,8 @@ def derived(
     if not file.exists():
         if not (run.path / "weights.pt").exists():
             return None
-        beside = file.with_suffix(f".{os.getpid()}.new")  # another process may be making it, too
-        make(run).to_parquet(beside, index=False)
-        os.replace(beside, file)
+        table = make(run)
+        write_whole(file, lambda p: table.to_parquet(p, index=False))
     return pd.read_parquet(file)
 
 
@@ -309,10 +301,10 @@ def ensure(
     knees: KneeSet | Callable[[RunSpec], KneeSet],  # the knees, or how to get a spec's
     executor: str = "inline",  # or "local"
     progress: bool = True,
-    deadline: float
-    | None = None,  # leave off where the next epoch would end later than this, in seconds of `time.time`
+    deadline: float | None = None,  # no epoch ends later than this, in `time.monotonic`
 ) -> list[Run | None]:  # in the order of the specs; None where the deadline came first
-    "The runs of these specs, made where they do not exist. Raises `ValueError` for an unknown executor, `RuntimeError` naming every run that failed."
+    """The runs of these specs, made where they do not exist.
+    Raises `ValueError` for an unknown executor, `RuntimeError` naming every run that failed."""
     if executor not in EXECUTORS:
         raise ValueError(
             f"executor={executor!r} is not known: choose one of {', '.join(EXECUTORS)}."
@@ -327,7 +319,7 @@ def ensure(
 
 
 def _late(deadline: float | None) -> bool:
-    return deadline is not None and time.time() >= deadline
+    return deadline is not None and monotonic() >= deadline
 
 
 def _one_by_one(specs, store, get, progress, deadline) -> dict:
@@ -343,7 +335,7 @@ def _one_by_one(specs, store, get, progress, deadline) -> dict:
 
 
 def _paced(spec, knees, store, pace: dict, **more):
-    "One run, begun only where its first epoch, as long as the last one's of its kind, ends before the deadline."
+    "One run, begun only if its first epoch, as long as the last run's of its kind, ends in time."
     run = make_run(spec, knees, store, expect=pace.get(kind_of(spec), 0.0), **more)
     if run:
         pace[kind_of(spec)] = run.history.seconds.max()
@@ -351,127 +343,68 @@ def _paced(spec, knees, store, pace: dict, **more):
 # %% ../nbs/library/runs.ipynb #77f91b34
 def _side_by_side(specs, store, get, progress, deadline) -> dict:
     failed = {}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        for i, spec in enumerate(specs):
-            if not (folder / spec.knees).exists():
-                save_knees(get(spec), folder / spec.knees)
-            (folder / f"{i:04d}.json").write_text(json.dumps(spec.description))
-        workers = _start(folder, store, len(specs), deadline)
-        try:
-            _watch(workers, specs, store, progress)
-        finally:
-            for w in workers:
-                w.terminate()
-                w.wait()
-        for i, spec in enumerate(specs):
-            error, taken = (
-                folder / f"{i:04d}.error",
-                folder / f"{i:04d}.taken",
-            )  # a spec stays taken where its worker was killed
-            if error.exists() or taken.exists() or not (deadline or find(spec, store)):
-                failed[spec] = _reason(error)
-    return failed
-
-
-def _start(folder, store, count, deadline) -> list:
-    "Workers: some for each GPU, or one a core."
-    gpus, cores = (
-        torch.cuda.device_count(),
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    )
-    slots = min(gpus * PER_GPU or cores, count)
-    command = [
-        sys.executable,
-        "-m",
-        "koa_repro.runs",
-        str(folder),
-        str(store),
-        str(max(cores // slots, 1)),
-        str(deadline or ""),
-    ]
-    return [
-        subprocess.Popen([*command, f"cuda:{k % gpus}" if gpus else "cpu"]) for k in range(slots)
-    ]
-
-
-def _reason(file: Path) -> str:
-    return file.read_text() if file.exists() else "its worker ended early; its own message is above"
-
-
-def _watch(workers, specs, store, progress):
-    "One bar for all: epochs done, read from the runs' own notes."
-
-    def done(spec):
-        words = state_of(spec, store).split()
-        return (
-            spec.recipe.epochs if words == ["done"] else int(words[1]) if words[0] == "epoch" else 0
-        )
-
-    with tqdm(
+    bar = tqdm(
         total=sum(s.recipe.epochs for s in specs),
         desc=f"{len(specs)} runs",
         unit="epoch",
         disable=not progress,
         leave=False,
-    ) as bar:
-        while any(w.poll() is None for w in workers):
-            time.sleep(0.5)
-            if (now := sum(map(done, specs))) != bar.n:
-                bar.update(now - bar.n)
-
-# %% ../nbs/library/runs.ipynb #22416c26
-def save_knees(knees: KneeSet, folder: Path):
-    "A set as files in a new folder: `images.npy`, which can be mapped into memory, and `knees.parquet`."
-    folder.mkdir()
-    np.save(folder / "images.npy", knees.images)
-    knees.frame().to_parquet(folder / "knees.parquet")
-    (folder / "set").write_text(json.dumps([knees.name, list(map(int, knees.grades))]))
-
-
-def read_knees(folder: Path) -> KneeSet:
-    "A set that `save_knees` wrote, its images mapped into memory."
-    frame, (name, grades) = (
-        pd.read_parquet(folder / "knees.parquet"),
-        json.loads((folder / "set").read_text()),
     )
-    return KneeSet(
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        grades=tuple(grades),
-        name=name,
-        **{c: frame[c].to_numpy(str if frame[c].dtype.kind not in "biuf" else None) for c in frame},
-    )
+    refresh = lambda: bar.update(sum(_epochs(s, store) for s in specs) - bar.n)
+    with bar, tempfile.TemporaryDirectory() as folder:
+
+        def offered():
+            for spec in specs:
+                if _late(deadline):
+                    return
+                try:
+                    if not (file := Path(folder) / spec.knees).exists():
+                        write_whole(file, lambda p, spec=spec: joblib.dump(get(spec), p))
+                except Exception as e:
+                    failed[spec] = e  # the others go on
+                    continue
+                yield spec
+
+        options = [
+            dict(slot, folder=Path(folder), store=store, deadline=deadline, pace={})
+            for slot in _slots(len(specs))
+        ]
+        work = "koa_repro.runs:_work"
+        for spec, _, error in side_by_side(work, offered(), options, Path(folder), refresh):
+            if error:
+                failed[spec] = error
+    return failed
 
 
-def worker(folder: str, store: str, threads: str, deadline: str, device: str):
-    "Make the runs whose specs lie in the folder; a spec is taken by renaming its file, so that no two workers have it."
-    torch.set_num_threads(int(threads))
-    folder, until, have, pace = Path(folder), float(deadline) if deadline else None, None, {}
-    for file in sorted(folder.glob("*.json")):
-        if _late(until):
-            break
-        mine = file.with_suffix(".taken")
-        try:
-            os.rename(file, mine)
-        except FileNotFoundError:
-            continue
-        try:
-            spec = read_spec(mine.read_text())
-            if spec.knees != have:
-                knees, have = read_knees(folder / spec.knees), spec.knees
-            _paced(spec, knees, Path(store), pace, progress=False, device=device, deadline=until)
-        except Exception as e:
-            file.with_suffix(".error").write_text(f"{type(e).__name__}: {e}")  # the others go on
-        mine.unlink()
+def _slots(count: int) -> list[dict]:
+    "Device and threads of each worker: some for each GPU, or one a core."
+    can_ask = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count()
+    gpus = torch.cuda.device_count()
+    slots = min(gpus * PER_GPU or cores, count)
+    device = lambda k: f"cuda:{k % gpus}" if gpus else "cpu"
+    return [dict(device=device(k), threads=max(cores // slots, 1)) for k in range(slots)]
+
+
+def _work(spec: RunSpec, folder: Path, store: Path, threads: int, **more):
+    "In a worker: make one run."
+    torch.set_num_threads(threads)
+    knees = joblib.load(folder / spec.knees, mmap_mode="r")
+    _paced(spec, knees, store, progress=False, **more)
+
+
+def _epochs(spec, store) -> int:
+    "How many epochs of a run are done, read from its own notes."
+    words = state_of(spec, store).split()
+    if words == ["done"]:
+        return spec.recipe.epochs
+    return int(words[1]) if words[0] == "epoch" else 0
 
 # %% ../nbs/library/runs.ipynb #59aafbe4
 def batches(
     run: Run, knees: KneeSet, size: int = 32
 ) -> Iterator:  # network, positions, views of `size` knees at a time
+    "A run's network, and knees as it sees them, a few at a time."
     model, seen = reopen(run, knees)
     for index in torch.arange(len(knees)).split(size):
         yield model, index, seen.views(index)
-
-# %% ../nbs/library/runs.ipynb #7ed075cc
-if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules:
-    worker(*sys.argv[1:])

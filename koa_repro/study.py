@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import KneeSet, assign_splits, load_knees
+from .data import KneeSet
+from .data_sets import data_set
 from .networks import fitting
-from .paths import manifests, place, repository, writable
-from .phantom import make_knees
+from .paths import place, repository, writable
 from .runs import Run, ensure, find, knees_id
 from .specs import RunSpec
 from .training import Recipe
@@ -106,10 +106,7 @@ class Study:
         profile_named(self.profile)
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds={self.seeds!r} must be a whole number from 1 up.")
-        if self.data not in ("phantom", "reference") and not Path(self.data).expanduser().is_dir():
-            raise FileNotFoundError(
-                f"data={self.data!r} is not a folder: give a folder of knees, phantom, or reference."
-            )
+        data_set(self.data)
         if self.profile == "smoke" and self.target.is_relative_to(repository() / "figures"):
             raise ValueError(
                 f"out={self.out!r}: profile {self.profile} never writes to figures/, choose another folder."
@@ -131,7 +128,7 @@ class Study:
 
     @property
     def real(self) -> bool:
-        return self.data != "phantom"
+        return data_set(self.data).real
 
     @property
     def verdict(self) -> bool:
@@ -190,11 +187,10 @@ def study_knees(
     key = (study.data, study.settings.phantom, tuple(grades), split)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = (
-            make_knees(study.settings.phantom, seed=0, grades=grades, split=split)
-            if not study.real
-            else load_knees(Path(study.data).expanduser(), grades, split)
-        )
+        load = data_set(study.data).load
+        if load is None:
+            raise FileNotFoundError(f"data={study.data!r} has no pictures: give a folder of knees.")
+        _loaded[key] = load(study.data, grades, split, study.settings.phantom)
     return _loaded[key]
 
 
@@ -205,19 +201,8 @@ def study_frame(
     if split in OWN_SPLITS:
         whole = study_frame(study, grades)
         return (own := whole.assign(split=OWN_SPLITS[split](whole)))[own.split != ""]
-    if study.data != "reference":
-        return study_knees(study, grades, split).frame()
-    frame = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
-    frame = frame[frame.kl.isin(grades)]
-    return (
-        frame
-        if split == "official"
-        else frame.assign(
-            split=assign_splits(
-                frame.kl.to_numpy(), frame.participant.to_numpy(), split, 0, frame.side.to_numpy()
-            )
-        )
-    )
+    facts = data_set(study.data).facts
+    return facts(grades, split) if facts else study_knees(study, grades, split).frame()
 
 # %% ../nbs/library/study.ipynb #d3dbd7c1
 def study_spec(

@@ -1,9 +1,11 @@
-"""What each step towards a fast training brings on this device, in one run: precision, memory layout, recording, compiling,
-and several trainings side by side, against the time that the memory alone would take.
+"""What each step towards fast training brings on this device, in one run: precision, memory layout,
+recording, compiling, and several training runs side by side, against the time that the memory
+alone would take.
 
-`python tests/bench_engines.py [--epochs 3] [--steps 0] [--rows "bf16; captured"] [--json FILE]`; needs nothing but torch and
-numpy. The knees are noise, as many as the official split trains on: what a step costs does not depend on what is seen.
-Each row runs in a process of its own; the rounds go through the rows in turn, so that a drift of the device meets all.
+`python tests/bench_engines.py [--epochs 3] [--steps 0] [--rows "bf16; captured"] [--json FILE]`;
+needs nothing but torch and numpy. The knees are noise, as many as the official split trains on:
+what a step costs does not depend on what is seen. Each row runs in a process of its own; the rounds
+go through the rows in turn, so that a drift of the device meets all.
 """
 
 import argparse
@@ -19,16 +21,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from koa_repro.fitting import default_device
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.tools.remote import PackedKnees, device_facts
-from koa_repro.training import Recipe, Trainer, default_device, draw_epoch
+from koa_repro.training import Recipe, Trainer, draw_epoch
 
 LABELS, EPOCHS = (
     np.repeat([0, 1], [2286, 1516]),
     500,
 )  # the official split's training knees; the paper's epochs
-ROWS = {  # precision, channels last, engine, trainings side by side
+ROWS = {  # precision, channels last, engine, training runs side by side
     "float32": ("float32", False, "plain", 1),
     "channels last": ("float32", True, "plain", 1),
     "bf16": ("bf16", True, "plain", 1),
@@ -80,11 +83,13 @@ def child(row: str, epochs: int, steps: int, gate: Path):
     )
 
     def epoch():
-        t.way.begin(order, change, [t.rate(i) for i in range(len(order))])
+        losses = []
         for i in range(len(order)):
-            t.way.step(i)
+            for group in t.optimizer.param_groups:
+                group["lr"] = t.rate(i)
+            losses.append(t.take(order[i], change[i])[0])
         wait(device)
-        return t.way.found()[0]
+        return torch.stack(losses)
 
     t.model.train()
     torch.manual_seed(0)
@@ -139,10 +144,8 @@ def measure(row, epochs, steps) -> dict | None:
             err.close()
     for job, lines in zip(jobs, words):
         if job.returncode:
-            print(
-                f"{row}: did not run: {([line for line in lines if line.strip()] or [f'exit {job.returncode}'])[-1]}",
-                flush=True,
-            )
+            said_last = ([line for line in lines if line.strip()] or [f"exit {job.returncode}"])[-1]
+            print(f"{row}: did not run: {said_last}", flush=True)
             return None
     found = [json.loads(e.splitlines()[-1]) for e in ends]
     return dict(
@@ -164,9 +167,10 @@ def bandwidth(device, size=2**30) -> float:  # bytes a second, read and written
 
 
 def least_bytes(batch: int = Recipe().batch, width: int = 2) -> int:
-    """Bytes that a step moves at least, every convolution's output being passed over fourteen times. Forward: written, read for its
-    statistics, read and written normalised, read by the next. Backward: the gradient written; it and the output read for the sums;
-    both read and the next gradient written; that read for the inputs, and with the inputs for the weights."""
+    """Bytes that a step moves at least, every convolution's output being passed over fourteen
+    times. Forward: written, read for its statistics, read and written normalised, read by the
+    next. Backward: the gradient written; it and the output read for the sums; both read and the
+    next gradient written; that read for the inputs, and with the inputs for the weights."""
     with torch.no_grad():
         maps = [m.numel() for m in outputs(SiameseGAP().eval(), torch.zeros(1, 1, 128, 128))]
     return 14 * 2 * batch * width * sum(maps)
@@ -182,32 +186,30 @@ def outputs(model, patch) -> list:
 
 
 def main(a):
-    device, rows = (
-        default_device(),
-        [r.strip() for r in a.rows.split(";")] if a.rows else list(ROWS),
-    )
+    device = default_device()
+    rows = [r.strip() for r in a.rows.split(";")] if a.rows else list(ROWS)
     speed, steps = bandwidth(device), EPOCHS * (2 * 2286 // Recipe().batch)
     least = least_bytes()
     floor = 1e3 * least / speed
-    print(
-        f"{device_facts(device)}, torch {torch.__version__}; noise for knees, batch {Recipe().batch}, {a.rounds} rounds of {a.epochs} epochs of {a.steps or steps // EPOCHS} steps",
-        flush=True,
+    say = lambda text: print(text, flush=True)
+    say(
+        f"{device_facts(device)}, torch {torch.__version__}; noise for knees, batch "
+        f"{Recipe().batch}, {a.rounds} rounds of {a.epochs} epochs of "
+        f"{a.steps or steps // EPOCHS} steps"
     )
-    print(
-        f"copy {speed / 1e9:.0f} GB/s; a step moves {least / 1e9:.2f} GB at least in bf16: {floor:.2f} ms, {floor * steps / 1e3:.0f} s for {steps} steps",
-        flush=True,
+    say(
+        f"copy {speed / 1e9:.0f} GB/s; a step moves {least / 1e9:.2f} GB at least in bf16: "
+        f"{floor:.2f} ms, {floor * steps / 1e3:.0f} s for {steps} steps"
     )
-    print(
-        f"convolutions of the float32 rows in TF32 where the hardware has it: {torch.backends.cudnn.allow_tf32}",
-        flush=True,
-    )
+    tf32 = torch.backends.cudnn.allow_tf32
+    say(f"convolutions of the float32 rows in TF32 where the hardware has it: {tf32}")
     facts = dict(
         device=device_facts(device),
         torch=torch.__version__,
         bytes_a_second=speed,
         least_bytes=least,
         steps=steps,
-        tf32=torch.backends.cudnn.allow_tf32,
+        tf32=tf32,
     )
     found = {row: [] for row in rows}
     for _ in range(a.rounds):
@@ -221,7 +223,8 @@ def main(a):
             if a.json:
                 Path(a.json).write_text(json.dumps(facts | dict(rows=found)))
     print(
-        f"\n{'':26s} {'ms a step':>9s} {'spread':>7s} {'s a run':>8s} {'x first':>8s} {'x floor':>8s}  first {FIRST} losses off plain bf16, at most"
+        f"\n{'':26s} {'ms a step':>9s} {'spread':>7s} {'s a run':>8s} {'x first':>8s} "
+        f"{'x floor':>8s}  first {FIRST} losses off plain bf16, at most"
     )
     base = {row: np.array([f["ms"] for f in v]) for row, v in found.items() if v}
     plain = found.get("bf16")
@@ -237,7 +240,9 @@ def main(a):
             else float("nan")
         )
         print(
-            f"{row:26s} {np.median(ms):9.3f} {np.ptp(ms):7.3f} {np.median(ms) * steps / 1e3:8.0f} {ratio:8.2f} {np.median(ms) / floor:8.2f}  {off:.2g}"
+            f"{row:26s} {np.median(ms):9.3f} {np.ptp(ms):7.3f} "
+            f"{np.median(ms) * steps / 1e3:8.0f} {ratio:8.2f} "
+            f"{np.median(ms) / floor:8.2f}  {off:.2g}"
         )
     print("side by side: ms and seconds are those of the slowest, divided by how many there are")
 

@@ -1,8 +1,9 @@
-"""How fast this engine trains beside the loop that one would otherwise write, on the same knees and network, in one run.
+"""How fast this trainer is beside the loop that one would otherwise write, in one run.
 
-The usual loop: a Dataset that opens each image with Pillow, rotates, brightens and gamma-corrects it there and cuts the
-patches; a DataLoader with one worker a core; float32; eager. Each side runs in a process of its own, the two in turn,
-so that a drift of the machine's speed meets both. `python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
+On the same knees and network. The usual loop: a Dataset that opens each image with Pillow, rotates,
+brightens and gamma-corrects it there and cuts the patches; a DataLoader with one worker a core;
+float32; eager. Each side runs in a process of its own, the two in turn, so that a drift of the
+machine's speed meets both. `python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
 """
 
 import json
@@ -60,9 +61,7 @@ def usual(knees, folder, steps, precision):
         drop_last=True,
         num_workers=os.cpu_count(),
     )
-    knees.images = knees.images[
-        :0
-    ]  # this loop reads its files itself: the set in memory must not count as its own
+    knees.images = knees.images[:0]  # this loop reads its files itself
     model = SiameseGAP().train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=3e-4)
     times, batches = [], iter(loader)
@@ -123,7 +122,7 @@ def child(side, steps):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(
             resource.RUSAGE_CHILDREN
         ).ru_maxrss * (side == "usual")
-        # the mean, not the median: batches that the workers had ready beforehand must not hide what the next ones cost
+        # The mean, not the median: batches that the workers had ready must not hide the next ones.
         print(json.dumps(dict(rate=BATCH / float(np.mean(times)), peak=peak / 2**20, knees=name)))
 
 
@@ -138,17 +137,23 @@ def main(steps=10, rounds=2):
                 check=True,
             ).stdout
             found[side].append(json.loads(out.splitlines()[-1]))
+    bf16 = "yes" if has_bf16("cpu") else "no"
     print(
-        f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {'yes' if has_bf16('cpu') else 'no'}; {found['auto'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps"
+        f"{processor()}, {os.cpu_count()} cores, bf16 in hardware: {bf16}; "
+        f"{found['auto'][0]['knees']} knees, batch {BATCH}, {rounds} rounds of {steps} steps"
     )
     usual_rate = np.array([f["rate"] for f in found["usual"]])
     for side, (_, _, name) in SIDES.items():
         rate = np.array([f["rate"] for f in found[side]])
+        ratio = rate / usual_rate
         print(
-            f"{name:52s} {np.median(rate):7.1f} knees/s   ratio {np.median(rate / usual_rate):.2f} (rounds {', '.join(f'{r:.2f}' for r in rate / usual_rate)})   peak {max(f['peak'] for f in found[side]):.2f} GiB"
+            f"{name:52s} {np.median(rate):7.1f} knees/s   ratio {np.median(ratio):.2f} "
+            f"(rounds {', '.join(f'{r:.2f}' for r in ratio)})   "
+            f"peak {max(f['peak'] for f in found[side]):.2f} GiB"
         )
     print(
-        "peak memory: the process's highest while it read the set and trained; for the usual loop with its largest worker added once"
+        "peak memory: the process's highest while it read the set and trained; "
+        "for the usual loop with its largest worker added once"
     )
 
 

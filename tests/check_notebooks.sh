@@ -2,6 +2,7 @@
 # Export and clean must leave the tree as it is: what is committed is what the notebooks say.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ "$(find nbs -name '*.ipynb' -not -path '*/.*' | wc -l)" -gt 30 ] || { echo "no notebooks found" >&2; exit 1; }
 before=$(find koa_repro nbs \( -name '*.py' -o -name '*.ipynb' \) -not -path '*/.*' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
 nbdev_export
 nbdev_clean

@@ -1,4 +1,5 @@
-"""koa_repro.calibration and koa_repro.paper.fig5: planted overconfidence is found and nothing else, weights mean knees, and what was not run is said."""
+"""Planted overconfidence is found and nothing else, weights mean knees, and what was not run is
+said: koa_repro.calibration and koa_repro.paper.fig5."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koa_repro.calibration import (
-    CORRECTIONS,
     MEASURES,
     binned,
     calibration_error,
@@ -24,32 +24,35 @@ from koa_repro.calibration import (
 )
 from koa_repro.losses import HybridLoss
 from koa_repro.paper.fig5 import (
-    EVEN,
     ROWS,
     TARGETED,
+    beside_paper,
     both_versions,
     confidence_claims,
     confidence_parts,
-    confidence_specs,
+    confidence_table,
     draw_calibration,
     draw_confidence,
     draw_targets,
     force_table,
-    in_force,
     late_medium,
     row_names,
     seed_interval,
+    show_claims,
     show_confidence,
-    sliced,
+    show_targets,
     stretches,
     target_table,
-    with_force,
+    temperatures,
 )
 from koa_repro.phantom import make_knees
 from koa_repro.results import (
     ATTENTION,
+    EVEN,
     by_seed,
+    confidence_specs,
     grade_difference,
+    in_force,
     joined,
     lone_rows,
     loss_specs,
@@ -57,7 +60,7 @@ from koa_repro.results import (
 )
 from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
-from koa_repro.study import OWN_SPLITS, Study, study_frame, study_spec
+from koa_repro.study import OWN_SPLITS, Study, study_frame
 from koa_repro.training import set_aside
 
 UNIT = st.floats(0.01, 0.99)
@@ -68,7 +71,7 @@ def two(p):
 
 
 class Made:
-    "A run that was not trained: logits of the true grade spread about `skill`, then multiplied by `heat`."
+    "An untrained run: logits of the true grade spread about `skill`, then multiplied by `heat`."
 
     def __init__(self, seed, heat=1.0, skill=1.0, n=300, lean=0.0, medium=0.85):
         rng, facts = np.random.default_rng([seed, int(10 * skill)]), np.random.default_rng(7)
@@ -116,27 +119,19 @@ def made(seeds=3, **rows):
     }
 
 
+SHARES = pd.DataFrame(dict(kl=[0] * 6 + [2] * 4, split="train"))  # 0.6 and 0.4
+
+
 def judged(rows, study=SimpleNamespace(verdict=True), n=999):
-    test, val = by_seed(rows), by_seed(rows, "val")
-    versions, temperatures = both_versions(test, val, np.array([0.6, 0.4]))
-    parts = {c: measure_table(versions[c], list(ROWS), n=n) for c in CORRECTIONS}
-    found = confidence_parts(
-        {**dict.fromkeys(ROWS, []), **rows}, versions, {c: f for c, (_, f) in parts.items()}
-    )
-    table = with_force(
-        pd.concat(
-            [t.assign(correction=c, runs_wanted=3) for c, (t, _) in parts.items()],
-            ignore_index=True,
-        ),
-        force_table(rows),
-    )
+    versions = both_versions(by_seed(rows), by_seed(rows, "val"), SHARES)
+    table, differences = confidence_table(versions, rows, n=n)
+    found = confidence_parts({**dict.fromkeys(ROWS, []), **rows}, versions, differences)
     return SimpleNamespace(
         versions=versions,
-        temperatures=temperatures,
         table=table,
-        claims=confidence_claims(found, study),
+        differences=differences,
         found=found,
-        parts=parts,
+        claims=confidence_claims(found, study, found),
     )
 
 
@@ -174,7 +169,7 @@ def naive(called, right, bin_of):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(20, 60))
 def test_weights_are_knees(seed, n):
-    "A knee of weight w counts as w knees, in the usual calibration error and in the area; ties among confidences included."
+    "A knee of weight w counts as w knees in calibration error and risk area; ties included."
     rng = np.random.default_rng(seed)
     called, right, w = (
         rng.choice(np.linspace(0.5, 1, 8), n),
@@ -269,7 +264,7 @@ def test_planted_overconfidence_decides_c11_and_only_where_it_may(tmp_path):
 
 
 def test_less_sure_is_not_better_calibrated():
-    "A loss that only flattens the confidences lowers the share above 0.95, and C11 does not hold by it."
+    "A loss that only flattens the confidences lowers the share above 0.95; C11 does not hold."
     flat = judged(made(ce=dict(heat=1), hybrid=dict(heat=0.3)))
     beside = flat.claims[flat.claims.part.str.contains("above 0.95")].iloc[0]
     assert beside.high < 0 and verdicts(flat.claims)["C11"] == "fails" and beside.verdict == ""
@@ -322,21 +317,23 @@ def test_the_grades_difference_is_the_plain_one():
 
 
 def test_the_temperature_comes_from_validation_alone():
-    rows = made(2, ce=dict(heat=4))
-    before = judged(rows)
+    rows, prior = made(2, ce=dict(heat=4)), np.array([0.6, 0.4])
+    before, fitted = judged(rows), temperatures(by_seed(rows, "val"), prior)
     for run in rows["ce"]:  # other grades for the test knees, of the same participants
         at = run.frame.split == "test"
         run.frame.loc[at, "kl"] = 2 - run.frame.loc[at, "kl"]
         run.frame["label"] = run.frame.kl // 2
     after = judged(rows)
-    pd.testing.assert_frame_equal(before.temperatures, after.temperatures)
-    assert (
-        before.temperatures.query("correction == 'prior-corrected'").temperature.between(2, 6).all()
-    )
-    value = lambda j, m: j.table.set_index(["correction", "row", "measure"]).estimate[
-        "prior-corrected", "temperature", m
+    assert temperatures(by_seed(rows, "val"), prior) == fitted
+    assert all(2 < T < 6 for T in fitted.values()) and list(fitted) == [0, 1]
+    value = lambda j: j.table.set_index(["correction", "row", "measure"]).estimate[
+        "prior-corrected", "temperature", "ece"
     ]
-    assert value(before, "ece") < 0.05 < value(after, "ece")
+    assert value(before) < 0.05 < value(after)
+    raw = before.table[before.table.correction == "raw"].set_index(["row", "measure"]).estimate
+    for m in ("accuracy", "aurc", "own_below"):  # the same knees are right, in the same order
+        assert raw["ce", m] == pytest.approx(raw["temperature", m], abs=1e-6)
+    assert raw["ce", "accuracy"] + raw["ce", "own_below"] == pytest.approx(1)
 
 
 def test_differences_are_over_shared_seeds():
@@ -357,30 +354,23 @@ def test_differences_are_over_shared_seeds():
 def test_what_was_not_run_is_said(tmp_path):
     rows = {name: [None] for name in ROWS if name != "temperature"}
     none = judged(rows)
-    assert (
-        len(none.table) == 2 * len(ROWS) * len(MEASURES)
-        and none.table.estimate.isna().all()
-        and (none.table.runs_done == 0).all()
-    )
-    assert set(verdicts(none.claims).values()) == {"not decided"} and (
-        show_confidence(none.table).iloc[:, :-2] == "not run"
-    ).all(axis=None)
-    assert target_table(rows).empty
+    assert len(none.table) == 2 * len(ROWS) * len(MEASURES)
+    assert none.table.estimate.isna().all() and (none.table.runs_done == 0).all()
+    assert set(verdicts(none.claims).values()) == {"not decided"}
+    assert (show_confidence(none.table).iloc[:, :-2] == "not run").all(axis=None)
+    assert (show_claims(none.claims).ours == "not run").all()
+    assert (beside_paper(none.table, {}).iloc[:, 2:] == "not run").all(axis=None)
+    assert target_table(rows).empty and show_targets(target_table(rows)).empty
     for fig in (
         draw_confidence({}, "none"),
         draw_calibration(none.versions, none.table, "none"),
         draw_targets(rows, "none"),
     ):
         fig.savefig(tmp_path / "f.png")
-    some = judged(made(ce={}, hybrid=None))
-    shown = show_confidence(some.table)
-    assert (shown.xs(ROWS["hybrid"], level="trained").iloc[:, :-2] == "not run").all(
-        axis=None
-    ) and (shown.xs(ROWS["ce"], level="trained") != "not run").all(axis=None)
-    assert (
-        shown.trainings.xs(ROWS["ce"], level="trained").eq("3 of 3").all()
-        and shown.trainings.xs(ROWS["hybrid"], level="trained").eq("0 of 3").all()
-    )
+    shown = show_confidence(judged(made(ce={}, hybrid=None)).table)
+    assert (shown.loc[ROWS["hybrid"]].iloc[:-2] == "not run").all()
+    assert (shown.loc[ROWS["ce"]] != "not run").all()
+    assert shown.runs[ROWS["ce"]] == "3 of 3" and shown.runs[ROWS["hybrid"]] == "0 of 3"
 
 
 def watched(c_0, c_1, accuracy=None, seed=0, targets=True, **options):
@@ -481,25 +471,25 @@ def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
     assert force.loc["kld", ["reported", "before", "in_force", "epochs"]].tolist() == [9, 1, 3, 12]
     j = judged(rows)
     assert row_names(j.table) == {
-        r: ROWS[r] + (" (one training; target in force in 1 of 9 epochs)" if r == "kld" else "")
+        r: ROWS[r] + (" (one run; target in force in 1 of 9 epochs)" if r == "kld" else "")
         for r in ROWS
     }
-    shown = show_confidence(j.table).loc["raw"].iloc[:, -1]
+    shown = show_confidence(j.table).iloc[:, -1]
     assert shown[ROWS["kld"]] == "1 of 9" and shown[ROWS["ce"]] == shown[ROWS["slice"]] == ""
     fig = draw_calibration(j.versions, j.table, "made up")
     fig.savefig(tmp_path / "f.png")
     assert "target in force in 1 of 9" in " ".join(
-        label.get_text() for label in fig.axes[6].get_yticklabels()
+        label.get_text() for label in fig.axes[3].get_yticklabels()
     ).replace("\n", " ")
 
 
 def test_rows_with_one_training_are_named_where_others_have_three():
     j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
     assert (
-        lone_rows(j.parts["raw"][1]) == ["smoothing"]
-        and lone_rows(judged(made(ce={}, hybrid={})).parts["raw"][1]) == []
+        lone_rows(j.differences["raw"]) == ["smoothing"]
+        and lone_rows(judged(made(ce={}, hybrid={})).differences["raw"]) == []
     )
-    assert "one training" not in "".join(
+    assert "one run" not in "".join(
         row_names(judged(made(1, ce={}, hybrid={})).table).values()
     )  # there the whole table is of one
 
@@ -552,7 +542,8 @@ def test_rows_are_the_runs_of_the_other_tables():
         and dict(loss_specs(study, ATTENTION)["ce"][0].options)["attention"] == "ca8"
     )
     assert (
-        specs["slice"] == [sliced(study_spec(study, loss="hybrid"))]
+        dict(specs["slice"][0].recipe.__dict__) | dict(targets="epoch")
+        == specs["hybrid"][0].recipe.__dict__
         and specs["slice"][0].id != specs["hybrid"][0].id
     )
     np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)

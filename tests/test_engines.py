@@ -1,4 +1,5 @@
-"""A step that is recorded and replayed is the step that is called: nothing in it asks the host, and it leads to the same weights."""
+"""A step that is recorded and replayed is the step that is called: nothing in it asks the host,
+and it leads to the same weights."""
 
 from dataclasses import replace
 
@@ -7,12 +8,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from koa_repro import fitting as fitting_module
 from koa_repro import losses
-from koa_repro.losses import HybridLoss
+from koa_repro.losses import HybridLoss, hybrid_loss
 from koa_repro.model import SiameseGAP
 from koa_repro.networks import create, fitting
 from koa_repro.phantom import make_knees
-from koa_repro.training import Recipe, Trainer, _Replayed, _warm_up, draw_epoch, fit
+from koa_repro.tools import engines
+from koa_repro.tools.engines import Captured, _warm_up
+from koa_repro.training import Recipe, Trainer, draw_epoch, fit
 
 RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle")
 
@@ -60,7 +64,7 @@ def tensors(t):
 def test_replayed_is_called(knees, options, targets, precision):
     ends = []
     for engine in ("plain", "captured"):
-        loss = None if options is None else HybridLoss(guard=False, **options)
+        loss = None if options is None else hybrid_loss(guard=False, **options)
         ends.append(
             fit(
                 trainer(
@@ -83,7 +87,7 @@ def test_replayed_is_called(knees, options, targets, precision):
 
 @pytest.mark.parametrize("before", [0, 2])
 def test_warming_up_leaves_no_trace(knees, before):
-    t = trainer(knees, HybridLoss(order="adaptive"), engine="captured")
+    t = trainer(knees, hybrid_loss(order="adaptive"), engine="captured")
     t.loss.observe_validation(torch.eye(2), torch.arange(2))
     order, change = draws(t)
     for i in range(before):
@@ -104,7 +108,7 @@ def test_warming_up_leaves_no_trace(knees, before):
 
 
 class Asked(TorchDispatchMode):
-    "Notes every operation that would make a GPU wait for the host or the host for a GPU, which no recording may hold."
+    "Notes every operation for which a GPU and the host wait for each other: none is recorded."
 
     BAD = (
         "_local_scalar_dense",
@@ -135,10 +139,10 @@ class Asked(TorchDispatchMode):
 
 def asked(t):
     t.model.train()
-    way, (order, change) = _Replayed(t), draws(t)
-    way.begin(order, change, [1e-3] * len(order))
+    order, change = draws(t)
+    t.take(order[0], change[0])  # records
     with Asked() as a:
-        way.step(0)
+        t.take.replay()
     return a.found
 
 
@@ -157,7 +161,7 @@ HYBRIDS = [
 @pytest.mark.parametrize("options", [None, *HYBRIDS])
 def test_a_step_asks_nothing(knees, options, monkeypatch):
     monkeypatch.setattr(losses, "_look", lambda t: False)  # as on a GPU
-    loss = None if options is None else HybridLoss(**options)
+    loss = None if options is None else hybrid_loss(**options)
     for model in (
         SiameseGAP(padding=1),
         SiameseGAP(padding=1, pool="gmp", positions=(4,)),
@@ -178,7 +182,7 @@ def test_nor_does_a_comparators_step(knees, name, monkeypatch):
 
 
 def test_a_question_would_be_seen(knees):
-    "On a processor the loss looks at the labels' values, which costs nothing there."
+    "On a CPU the loss looks at the labels' values, which costs nothing there."
     assert "aten._local_scalar_dense.default" in asked(
         trainer(knees, HybridLoss(), engine="captured")
     )
@@ -188,8 +192,8 @@ def test_the_paper_s_network_compiles_in_one_piece(knees):
     t = trainer(knees, precision="float32")
     t.model.eval()
     order, change = draws(t)
-    one_piece = torch.compile(t._look, backend="aot_eager", fullgraph=True, dynamic=False)
-    torch.testing.assert_close(one_piece(order[0], change[0]), t._look(order[0], change[0]))
+    one_piece = torch.compile(t.forward, backend="aot_eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(one_piece(order[0], change[0]), t.forward(order[0], change[0]))
 
 
 def test_engines_are_not_mixed(knees, tmp_path):
@@ -205,17 +209,34 @@ def test_engines_are_not_mixed(knees, tmp_path):
         fit(trainer(knees, engine="captured"), tmp_path / "c.pt", progress=False)
 
 
-def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
-    "What the first epoch of a training takes is what the next one will, whatever the recording took; a deadline is reckoned by that."
-    import time
+class Clock:
+    "A clock that moves only where a test says so."
 
-    slow = _Replayed._few
-    monkeypatch.setattr(_Replayed, "_few", lambda self: (time.sleep(3), slow(self)))
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
+    "What the first epoch of a run takes is what the next one will, whatever the recording took."
+    clock, few, forward = Clock(), Captured._few, Trainer.train_epoch
+
+    def slow_recording(self):
+        clock.now += 3600
+        few(self)
+
+    def slow_epoch(self, tick):
+        clock.now += 5
+        return forward(self, tick)
+
+    monkeypatch.setattr(engines, "perf_counter", clock)
+    monkeypatch.setattr(fitting_module, "perf_counter", clock)
+    monkeypatch.setattr(Captured, "_few", slow_recording)
+    monkeypatch.setattr(Trainer, "train_epoch", slow_epoch)
     t = trainer(knees, engine="captured")
-    row = t.run_epoch()
-    assert t.recording > 3 > row["seconds"] > 0
-    t.run_epoch()
-    assert t.recording == 0
+    assert t.run_epoch()["seconds"] == 5 and t.recording == 3600
+    assert t.run_epoch()["seconds"] == 5 and t.recording == 0
 
 
 def test_a_checkpoint_from_before_there_were_engines(knees, tmp_path):

@@ -1,4 +1,4 @@
-"""koa_repro.explain: the class map adds up to the logits for every network that can be built, and lies where what caused it lies."""
+"""koa_repro.explain: the class map adds up to the logits, and lies where its cause lies."""
 
 import numpy as np
 import pytest
@@ -113,14 +113,14 @@ def test_between_two_classes():
 
 def test_refusals():
     views = patches(128)
-    with pytest.raises(ValueError, match="call model.eval"):
+    with pytest.raises(ValueError, match="model"):
         class_map(SiameseGAP().train(), *views)
-    with pytest.raises(TypeError, match="takes a SiameseGAP, not Linear"):
+    with pytest.raises(TypeError, match="SiameseGAP, not Linear"):
         class_map(nn.Linear(2, 2).eval(), *views)
-    with pytest.raises(ValueError, match="choose L or R"):
+    with pytest.raises(ValueError, match="side='left'"):
         on_knee(np.zeros((128, 128)), np.zeros((128, 128)), "left")
     found = class_map(network(positions=(1, 2)), *views)
-    with pytest.raises(ValueError, match="none of them is pooled"):
+    with pytest.raises(ValueError, match=r"blocks=\[4\]"):
         knee_map(found.between(), found.grids, [4])
 
 

@@ -1,22 +1,22 @@
-"""koa_repro.paper.fig6: separations found where they were planted and nowhere else, and everything of a run that the notebook needs without its weights."""
+"""koa_repro.paper.fig6: separations found where they were planted and nowhere else, and everything
+of a run that the notebook needs without its weights."""
 
-import koa_repro.paper.fig5 as confidence
-import koa_repro.paper.fig6 as features
 import numpy as np
 import pandas as pd
 import pytest
 
+import koa_repro.paper.fig6 as features
 from koa_repro.paper.fig6 import (
     MEASURES,
     STARTS,
     Features,
+    check_sums,
     depth_table,
     draw_maps,
     embed,
     feature_claims,
     feature_sets,
     looked_at,
-    loss_specs,
     mean_maps,
     middle,
     neighbours_right,
@@ -26,10 +26,9 @@ from koa_repro.paper.fig6 import (
     separations,
     show_separation,
     standardised,
-    turned,
 )
 from koa_repro.phantom import make_knees
-from koa_repro.results import ATTENTION, hybrid_specs
+from koa_repro.results import ATTENTION, hybrid_specs, loss_specs, turned
 from koa_repro.runs import RunSpec, find, knees_id, make_run
 from koa_repro.stats import draws, mean_difference
 from koa_repro.study import NARROW, Study
@@ -137,7 +136,7 @@ def test_claim_needs_both_on_the_better_side(tmp_path):
     one = separations(dict(ce=made_up(1.0, seeds=1), hybrid=made_up(3.0, seeds=1)), 400)
     assert decided(tmp_path, one) == "not decided"  # one training decides nothing
     i = good["scatter", "difference"]
-    assert features.turned is confidence.turned and turned(None) is None
+    assert turned(None) is None
     assert (turned(i).low, turned(i).high, turned(turned(i))) == (-i.high, -i.low, i)
 
 
@@ -147,17 +146,12 @@ def test_not_run_says_so(tmp_path):
     assert specs == {loss: hybrid_specs(study)[f"Ours, {loss}"] for loss in ("ce", "hybrid")}
     rows = {loss: [None] * 3 for loss in specs}
     assert feature_sets(study, rows) == {} and separations({}) == {} and looked_at(study, {}) == {}
-    table = separation_table({}, 3)
-    table = pd.concat([table, separation_table({}, 3, ATTENTION)])
-    assert show_separation(table).shape == (
-        2 * len(MEASURES),
-        3,
-    ) and table.network.unique().tolist() == ["Ours", ATTENTION]
-    assert (
-        (table.runs_done == 0).all()
-        and table.estimate.isna().all()
-        and (show_separation(table) == "not run").all().all()
-    )
+    networks = {"Ours": {}, ATTENTION: {}}
+    table = separation_table(networks, 3)
+    assert table.network.unique().tolist() == ["Ours", ATTENTION]
+    assert len(table) == 2 * 3 * len(MEASURES)
+    assert (table.runs_done == 0).all() and table.estimate.isna().all()
+    assert (show_separation(networks).iloc[:, 3:] == "not run").all(axis=None)
     assert depth_table({}, {}).empty and picture_luck(features.embeddings({})).empty
 
 
@@ -186,7 +180,7 @@ def test_pictures_and_their_luck():
         ]
     )
     luck = picture_luck(pictures).iloc[0]
-    assert (luck.trainings, luck.pairs, luck.better) == (
+    assert (luck.runs, luck.pairs, luck.better) == (
         2,
         8,
         6,
@@ -262,9 +256,15 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
         assert np.allclose(
             shares[shares.loss != "difference"].groupby("loss").estimate.sum(), 100, atol=0.1
         )
-        placed = mean_maps(seen["ce"], run)
-        assert placed[2, None].sum() == pytest.approx(sum(placed[2, b].sum() for b in (1, 2, 3, 4)))
-        assert len(draw_maps(again, seen, "SYNTHETIC").axes) == 15
+        spread = depths.sum(axis=1).std()
+        for grade, placed in mean_maps(seen["ce"], run).items():
+            mine = depths[knees.kl[knees.split == "test"] == grade].drop(columns="bias")
+            assert placed.sum() == pytest.approx(mine.sum(axis=1).mean() / spread, abs=1e-3)
+        check_sums(again, seen)
+        off = {loss: [(depths + 0.1, maps)] for loss, ((depths, maps),) in seen.items()}
+        with pytest.raises(ValueError, match="class maps are"):
+            check_sums(again, off)
+        assert len(draw_maps(again, seen, knees.images[0], "SYNTHETIC").axes) == 5
         (rows["hybrid"][0].path / "features.parquet").unlink()
         assert feature_sets(study, rows) == {}  # a pair of which one was never looked at is not run
     finally:

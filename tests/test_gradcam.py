@@ -1,4 +1,5 @@
-"""Grad-CAM on networks whose map is known, on knees whose bright place is known, and C07 on differences whose sign is known."""
+"""Grad-CAM on networks whose map is known, on knees whose bright place is known, and C07 on
+differences whose sign is known."""
 
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from koa_repro.data import cut_patches
-from koa_repro.networks import create
+from koa_repro.networks import NETWORKS, create
 from koa_repro.paper import fig4 as gradcam
 from koa_repro.paper.fig4 import (
     CHOSEN,
@@ -26,8 +27,8 @@ from koa_repro.paper.fig4 import (
     class_cams,
     draw_cams,
     drawn_knees,
+    findings,
     heat,
-    last_map,
     looked_at,
     map_places,
     on_roi,
@@ -37,12 +38,15 @@ from koa_repro.paper.fig4 import (
     rank_of,
     reading_table,
     show_cam,
+    show_controls,
+    show_readings,
     shown_networks,
 )
 from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, VIEWS, DeviceKnees, blank
 from koa_repro.phantom import make_knees
 from koa_repro.plotting import use_style
-from koa_repro.runs import RunSpec, knees_id, make_run
+from koa_repro.results import radiographs
+from koa_repro.runs import RunSpec, knees_id, make_run, references
 from koa_repro.specs import build_network
 from koa_repro.stats import Interval
 from koa_repro.study import NARROW, Study
@@ -53,14 +57,14 @@ from koa_repro.training import Recipe
 
 @pytest.mark.parametrize("name", ["tiulpin", "antony", "nasser", "resnet-18", "densenet-121"])
 def test_maps_are_those_of_the_definition(name):
-    "Selvaraju's two equations, written out: patches share a branch, and each has channel weights of its own."
+    "Selvaraju's two equations, written out; each patch has channel weights of its own."
     torch.manual_seed(0)
     model = create(name).eval()
     views = [
         torch.randn_like(v)
         for v in blank(getattr(model, "view", "patches"), 64 if name != "tiulpin" else 128, 2)
     ]
-    layer, seen = model.get_submodule(last_map(name)), []
+    layer, seen = model.get_submodule(NETWORKS[name].layer), []
     hook = layer.register_forward_hook(lambda _, i, o: seen.append(o))
     logits = model(*views)
     hook.remove()
@@ -72,7 +76,7 @@ def test_maps_are_those_of_the_definition(name):
         torch.testing.assert_close(
             found[k], by_hand.unflatten(0, (len(views), 2)), atol=1e-6, rtol=1e-4
         )
-    assert not model.get_submodule(last_map(name))._forward_hooks
+    assert not model.get_submodule(NETWORKS[name].layer)._forward_hooks
     if (
         name == "tiulpin"
     ):  # not the same weights for both patches: with those of the other, the map would be another
@@ -108,7 +112,8 @@ class Bright(nn.Module):
 @pytest.mark.parametrize("side", "LR")
 @pytest.mark.parametrize("place", [(JOINT, 10), (JOINT + 30, 290), (120, 200)])
 def test_a_bright_spot_is_found_where_it_is(side, place):
-    "From the knee's image through the views and back: medial patches are un-mirrored, left knees come out as right ones."
+    """From the knee's image through the views and back: medial patches are un-mirrored, left knees
+    come out as right ones."""
     knees = make_knees(2)
     image = np.zeros((1, ROI, ROI), np.uint8)
     image[0, place[0], place[1]] = 255
@@ -142,7 +147,7 @@ def test_places_follow_the_layers():
             [],
             torch.ones(1, 1, 640, 640, requires_grad=True),
         )  # large enough that a pixel in the middle sees no border
-        hook = model.get_submodule(last_map(name)).register_forward_hook(
+        hook = model.get_submodule(NETWORKS[name].layer).register_forward_hook(
             lambda _, i, o: seen.append(o)
         )
         model(x)
@@ -151,15 +156,16 @@ def test_places_follow_the_layers():
         (g,) = torch.autograd.grad(seen[0][0, :, i, i].sum(), x)
         rows = g[0, 0].abs().sum(1).double()
         centre = float((rows * torch.arange(640)).sum() / rows.sum())
-        start, step, field = map_places(model, last_map(name))
+        start, step, field = map_places(model, NETWORKS[name].layer)
         print(name, centre, start + i * step)
         assert abs(centre - (start + i * step)) < 2.5, (
             name,
             centre,
             start + i * step,
         )  # a maximum among equals takes the first, one or two pixels before the middle
-    # by hand, start, step, field: 3x3 stride 2: 1, 2, 3; two 3x3: 5, 2, 11; pool 2: 6, 4, 13; two 3x3: 14, 4, 29; pool 2: 16, 8, 33; 3x3: 24, 8, 49
-    assert map_places(create("tiulpin"), last_map("tiulpin")) == (24, 8, 49)
+    # by hand, start, step, field: 3x3 stride 2: 1, 2, 3; two 3x3: 5, 2, 11; pool 2: 6, 4, 13;
+    # two 3x3: 14, 4, 29; pool 2: 16, 8, 33; 3x3: 24, 8, 49
+    assert map_places(create("tiulpin"), NETWORKS["tiulpin"].layer) == (24, 8, 49)
 
 
 def test_looking_pixels_are_squares_at_their_centres():
@@ -339,16 +345,18 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
         )  # each knee stays with its participant
         table = cam_table(rows, again, levels, apart)
         said = show_cam(table).set_index("network")
-        assert (
-            said.preference["Antony"] == "not run"
-            and said["empty maps"]["Antony"] == ""
-            and len(reading_table(levels, apart)) == 12
+        assert said.preference["Antony"] == "not run" and said["random weights"]["Antony"] == ""
+        assert (table.preference.dropna() <= table.ceiling.dropna()).all()
+        assert (table.runs_done > 0).equals(table.preference.notna())
+        readings = reading_table(levels, apart)
+        assert len(readings) == 12 and show_readings(readings).shape == (6, 2)
+        controls, empty = (
+            show_controls(table).set_index("network"),
+            again["Ours"][0][0][MAIN].isna(),
         )
-        assert (
-            0 < again["Ours"][0][0][MAIN].isna().mean() < 1
-            and said["empty maps"]["Ours"] == f"{again['Ours'][0][0][MAIN].isna().mean():.1%}"
-            and said["inside the patches"]["Ours"] == "100%"
-        )
+        assert 0 < empty.mean() < 1 and controls["empty maps"]["Ours"] == f"{empty.mean():.1%}"
+        assert controls["map inside the patches"].tolist() == ["100%", "100%"]
+        assert len(findings(table, levels, apart)) == 2
         (rows["Ours"][0].path / "cam.parquet").unlink()
         assert looked_at(study, rows)["Ours"] == [None]  # never looked at: not run
         levels, apart = preferences(rows, looked_at(study, rows), 500)
@@ -393,27 +401,30 @@ def test_weights_drawn_anew_change_the_map_and_the_same_weights_do_not(trained, 
     np.testing.assert_allclose(same.untrained[some], same[MAIN][some], atol=1e-6)
 
 
-def test_no_image_is_drawn_but_of_synthetic_knees(trained, tmp_path, monkeypatch):
+def test_every_map_lies_on_its_own_radiograph(trained, tmp_path, monkeypatch):
     store, knees, rows = trained
     monkeypatch.setattr(gradcam, "study_knees", lambda *a: knees)
     use_style()
     seen = looked_at(Study("smoke", out=str(tmp_path), store=str(store)), rows)
-    bare, shown = draw_cams(seen, "real knees"), draw_cams(seen, "SYNTHETIC", knees)
-    count = lambda fig: [len(ax.images) for ax in fig.axes]
-    assert (
-        max(count(bare)) == 1 and sum(n == 2 for n in count(shown)) == 2 * 3
-    )  # the three knees of two networks; means have none
-    assert sum(t.get_text() == "not run" for ax in bare.axes for t in ax.texts) == 5 * 5
-    synthetic = [ax.images[0].get_array() for ax in shown.axes if len(ax.images) == 2]
-    assert all(
-        any(np.array_equal(a, k) or np.array_equal(a, k[:, ::-1]) for k in knees.images)
-        for a in synthetic
-    )
+    turn = lambda image, side: image if side == "R" else image[:, ::-1]
+    images = {f: turn(i, s) for f, i, s in zip(knees.file, knees.images, knees.side)}
+    fig = draw_cams(seen, "SYNTHETIC", images)
+    files = drawn_knees(knees.where(split="test").frame())
+    assert len(fig.axes) == 2 * 3  # two networks were run; the kept maps are of three knees
+    for i, ax in enumerate(fig.axes):
+        under, over = ax.images
+        assert np.array_equal(under.get_array(), images[files[i // 2]])
+        assert over.get_array().shape == (ROI, ROI)
+    assert {len(ax.images) for ax in draw_cams(seen, "no radiograph", {}).axes} == {1}
+
+
+def test_kept_maps_have_their_radiographs():
+    images = radiographs(Study("preview", "reference"))
+    for file in references().glob("*/cam_maps.parquet"):
+        assert set(pd.read_parquet(file).name) - {"mean"} <= set(images)
 
 
 def test_what_is_missing_is_said(monkeypatch):
-    with pytest.raises(ValueError, match="last convolutional module in LAST"):
-        last_map("transformer")
     with pytest.raises(ValueError, match="call model.eval"):
         class_cams(Bright(), [torch.zeros(1, 1, 8, 8)] * 2, None)
     monkeypatch.setitem(sys.modules, "captum.attr", None)

@@ -1,96 +1,156 @@
-"""What is committed is whole: README, notebooks, manifests, imports."""
+"""What is committed is whole: README, notebooks, manifests, imports, the wheel."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import zipfile
+from collections import Counter
 
 import nbformat
 import pandas as pd
 import pytest
 
 from koa_repro.paths import manifests, repository
+from koa_repro.results import entries
+from koa_repro.tools.pages import results_page
 from koa_repro.tools.reproduce import execute, readme
 
-NOTEBOOKS = sorted((repository() / "nbs").glob("*.ipynb"))
+NBS = repository() / "nbs"
+NOTEBOOKS = sorted(NBS.rglob("[!.]*.ipynb"))
+TABLES = [n for n in NOTEBOOKS if n.parent.name in ("paper", "beyond")]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_there_are_notebooks():
+    rooms = Counter(n.parent.name for n in NOTEBOOKS)
+    assert set(rooms) == {"nbs", "method", "paper", "beyond", "library"}
+    assert rooms["paper"] >= 9 and rooms["method"] >= 6 and rooms["nbs"] == 1
+
+
+def test_every_table_is_registered():
+    assert {repository() / e.notebook for e in entries()} == set(TABLES)
+    places = [e.place for e in entries()]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_committed_notebook(path):
-    nb, text = nbformat.read(path, 4), path.read_text()
+    nb, text = nbformat.read(path, 4), path.read_text(encoding="utf-8")
     assert path.stat().st_size < 300_000
     assert not any("injected-parameters" in c.metadata.get("tags", []) for c in nb.cells)
-    assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", text), "a path of a machine"
+    assert not re.search(r"/(home|root|Users|tmp|work)/|[A-Z]:\\\\", text), "a path of a machine"
     for cell in nb.cells:
         for o in cell.get("outputs", []):
             assert o.output_type != "error" and o.get("name") != "stderr", cell.source[:80]
-    assert len(nb.cells) <= 50
 
 
-def test_readme_is_the_index_as_it_computes_now(tmp_path):
-    "Not only as it was last executed: its table must be that of `figures/` today."
-    assert (repository() / "README.md").read_text() == readme(
-        execute(repository() / "nbs" / "index.ipynb", tmp_path)
-    )
+def imported(path) -> set:
+    "Modules of this library that a notebook's cells import."
+    code = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
+    found = re.findall(r"^\s*(?:from|import) koa_repro\.?([\w.]*)", code, re.M)
+    below = re.findall(r"^\s*from koa_repro(?:\.(paper|beyond|tools))? import (\w+)", code, re.M)
+    return {*found, *(f"{room}.{name}".lstrip(".") for room, name in below)}
 
 
-def test_library_needs_no_development_tool():
-    "Every module imports where nbdev and its kin are not installed."
-    modules = [p.stem for p in (repository() / "koa_repro").glob("[a-z]*.py")]
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_imports_go_down(path):
+    room, own = path.parent.name, f"{path.parent.name}.{path.stem}"
+    tables = {m for m in imported(path) if m.split(".")[0] in ("paper", "beyond")}
+    if room in ("paper", "beyond"):
+        assert tables <= {own}, "a table or figure imports another"
+        return
+    exports = re.search(r"#\| default_exp (\S+)", path.read_text(encoding="utf-8"))
+    if room in ("method", "library") and not (exports and exports[1].startswith("tools.")):
+        assert not tables, "what serves the tables imports one"
+
+
+def test_pages_are_as_they_compute_now(tmp_path):
+    "Not only as they were last executed: their tables must be those of `figures/` today."
+    root = repository()
+    assert (root / "RESULTS.md").read_text(encoding="utf-8") == results_page(root / "figures")
+    now = readme(execute(NBS / "index.ipynb", tmp_path))
+    assert (root / "README.md").read_text(encoding="utf-8") == now
+
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (repository() / "README.md").read_text(encoding="utf-8")
+    links = [l for l in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in l]
+    assert len(links) > 20
+    assert not [l for l in links if not (repository() / l).exists()]
+
+
+TOOLS = ["nbdev", "fastcore", "execnb", "papermill", "nbformat", "nbconvert", "jupyterlab"]
+EXTRAS = ["IPython", "umap", "optuna", "captum", "monai", "krippendorff"]
+
+
+def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
+    "Every module, in a folder that is no checkout, with the run-time packages alone."
+    source = tmp_path / "source"
+    command = "git ls-files -co --exclude-standard koa_repro data_manifests/*.csv pyproject.toml"
+    command += " data_manifests/rois README.md LICENSE | tar -cT - | tar -xC"
+    source.mkdir()
+    subprocess.run(f"{command} {source}", shell=True, check=True, cwd=repository())
+    build = ["pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
+    subprocess.run([sys.executable, "-m", *build], check=True, cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "koa_repro/_manifests/claims.csv").exists()
+    assert not list(site.rglob("predictions.parquet"))
+    files = (p.relative_to(site) for p in (site / "koa_repro").rglob("[a-z]*.py"))
+    modules = sorted(".".join(f.with_suffix("").parts) for f in files)
+    assert len(modules) > 35 and "koa_repro.paper.table3" in modules
     code = (
-        "import sys\nfor m in ('nbdev', 'fastcore', 'execnb', 'papermill', 'nbconvert', 'jupyterlab', 'IPython', 'umap'): sys.modules[m] = None\n"
-        "import importlib\nfor m in sys.argv[1:]: importlib.import_module('koa_repro.' + m)"
+        f"import sys, importlib\nfor m in {TOOLS + EXTRAS}: sys.modules[m] = None\n"
+        "for m in sys.argv[1:]: importlib.import_module(m)\n"
+        "import koa_repro.claims as c, koa_repro.paths as p\n"
+        "assert p.manifests().name == '_manifests' and c.claim('C01')\n"
+        "from koa_repro.study import Study, study_frame\n"
+        "assert len(study_frame(Study(data='reference'))) == 5428"
     )
-    lean = [m for m in modules if m != "reproduce"]
-    done = subprocess.run([sys.executable, "-c", code, *lean], capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(PYTHONPATH=str(site))
+    away = tmp_path / "away"
+    away.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *modules],
+        capture_output=True,
+        text=True,
+        cwd=away,
+        env=env,
+    )
     assert done.returncode == 0, done.stderr[-1500:]
 
 
 def test_manifest_holds_the_published_counts():
     knees = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
-    assert (
-        len(knees) == 8260
-        and knees.file.is_unique
-        and knees.sha256.str.fullmatch("[0-9a-f]{64}").all()
-    )
-    assert knees.groupby("split").kl.value_counts().unstack().loc["train"].tolist() == [
-        2286,
-        1046,
-        1516,
-        757,
-        173,
-    ]
+    assert len(knees) == 8260 and knees.file.is_unique
+    assert knees.sha256.str.fullmatch("[0-9a-f]{64}").all()
+    train = knees.groupby("split").kl.value_counts().unstack().loc["train"].tolist()
+    assert train == [2286, 1046, 1516, 757, 173]
     assert (knees.groupby("participant").split.nunique() == 1).all()
 
 
 def test_claims_are_whole():
     claims = pd.read_csv(manifests() / "claims.csv")
-    assert (
-        claims.id.tolist() == [f"C{i:02d}" for i in range(1, 23)]
-        and claims.holds_when.notna().all()
-    )
+    assert claims.id.tolist() == [f"C{i:02d}" for i in range(1, 23)]
+    assert claims.holds_when.notna().all()
 
 
-@pytest.mark.parametrize(
-    "name, of",
-    [
-        ("table3_pooling", ""),
-        ("table4_comparators", ""),
-        ("fig8_roc", ""),
-        ("forks", "weights == 'best' and measure == 'accuracy'"),
-        (
-            "fig5_confidence",
-            "correction == 'raw' and measure == 'accuracy' and row != 'temperature'",
-        ),
-    ],
-)
+ASKED = {
+    "table3_pooling": "",
+    "table4_comparators": "",
+    "fig8_roc": "",
+    "forks": "weights == 'best' and measure == 'accuracy'",
+    "fig5_confidence": "correction == 'raw' and measure == 'accuracy' and row != 'temperature'",
+}
+
+
+@pytest.mark.parametrize("name, of", ASKED.items())
 def test_a_kept_table_has_the_runs_that_are_kept(name, of):
-    "A run that came to the references later belongs into every table that wants it: `python -m koa_repro.tools.reproduce --data reference ... --carry`."
+    "A run that came to the references later belongs into every table that wants it."
     file = repository() / "figures" / f"{name}.csv"
-    table, ids = (
-        pd.read_csv(file),
-        json.loads(file.with_name(file.name + ".json").read_text())["runs"],
-    )
-    assert (table.query(of) if of else table).runs_done.sum() == sum(
-        (manifests() / "reference" / i / "predictions.parquet").exists() for i in set(ids)
-    )
+    table = pd.read_csv(file)
+    ids = set(json.loads(file.with_name(file.name + ".json").read_text())["runs"])
+    kept = [manifests() / "reference" / i / "predictions.parquet" for i in ids]
+    assert (table.query(of) if of else table).runs_done.sum() == sum(p.exists() for p in kept)

@@ -1,4 +1,4 @@
-"""Knees: what a broken folder says, and what must hold for every set of knees. All pictures are made on the fly."""
+"""Knees: what a broken folder says, and what must hold for every set. Pictures are made here."""
 
 import warnings
 
@@ -11,28 +11,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from koa_repro.data import (
-    COLUMNS,
-    PATCH,
-    RATIO,
-    ROI,
-    ROWS,
+from koa_repro.data import EXAMPLES, RATIO, assign_splits, example_knees, load_knees
+from koa_repro.data_sets import DATA_SETS, DataSet, data_set
+from koa_repro.knee_files import (
     SPLITS,
-    TEMPLATE,
     KneeFilesError,
     KneeSet,
-    UnreadableRadiograph,
-    assign_splits,
-    cut_patches,
     fingerprint,
-    load_knees,
-    polarity,
     quality,
-    read_radiograph,
     real_knees,
     scan,
 )
+from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, cut_patches
 from koa_repro.paths import manifests
+from koa_repro.radiographs import TEMPLATE, UnreadableRadiograph, polarity, read_radiograph
 
 
 def picture(seed=0, edge=224, noise=8):
@@ -124,7 +116,7 @@ def test_formats_agree(tmp_path):
 
 
 def test_depth_is_what_the_pixels_fill(tmp_path):
-    "Twelve bits in a file that says sixteen are not nearly black, and a TIFF whose zero is white is not turned over."
+    "12 bits in a 16-bit file are not nearly black; a TIFF whose zero is white is not turned over."
     twelve = np.round(picture() / 255 * 4095)
     for name, tags in dict(
         plain={}, one=dict(kind="MONOCHROME1"), signed=dict(PixelRepresentation=1)
@@ -676,11 +668,6 @@ def test_patches_are_where_they_should_be():
     np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
     np.testing.assert_array_equal(lateral[1], right[1][:, ::-1])
     np.testing.assert_array_equal(medial[1], left[1])
-    lateral, medial = cut_patches(images, ["R", "L"], orient="own")
-    np.testing.assert_array_equal(lateral[0], left[0])
-    np.testing.assert_array_equal(medial[0], right[0][:, ::-1])
-    np.testing.assert_array_equal(lateral[1], right[1])
-    np.testing.assert_array_equal(medial[1], left[1][:, ::-1])
     copy = images.copy()
     lateral[:] = 0
     assert (images == copy).all()  # patches are copies
@@ -696,8 +683,58 @@ def test_bad_patches_are_refused():
     ):
         with pytest.raises(ValueError, match=word):
             cut_patches(bad, side)
-    with pytest.raises(ValueError, match="orient"):
-        cut_patches(images, "L", orient="left")
+
+
+# --- sets by name
+
+
+def test_the_eight_examples_are_the_published_files():
+    knees = example_knees()
+    table = pd.read_csv(manifests() / "kl224.csv", dtype=dict(participant=str)).set_index("file")
+    assert knees.file.tolist() == [f"test/{name}.png" for name in EXAMPLES]
+    assert knees.sha256.tolist() == table.sha256[knees.file].tolist()
+    assert knees.kl.tolist() == [0] * 4 + [2] * 4 and set(knees.split) == {"test"}
+    assert {s: (knees.side == s).sum() for s in "LR"} == dict(L=4, R=4)
+    assert not knees.inverted.any() and len(set(knees.participant)) == 8
+    for name in EXAMPLES:
+        assert Image.open(manifests() / "rois" / f"test/{name}.png").size == (224, 224)
+
+
+def test_a_readme_beside_the_splits_is_no_knee(folder):
+    (folder / "README.md").write_text("about these knees")
+    (folder / "LICENSE").write_text("CC BY 4.0")
+    assert len(load_knees(folder, manifest=None)) == 6
+    (folder / "train/0/README.md").write_text("out of place")
+    assert faults(folder).misnamed == ["train/0/README.md"]
+
+
+def test_data_sets_by_name(folder, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no/such"):
+        data_set("no/such")
+    assert data_set(str(folder)) is DATA_SETS["folder"] and data_set("phantom").real is False
+    facts = data_set("reference").facts((0, 2), "official")
+    assert len(facts) == 5428 and data_set("reference").load is None
+    knees = data_set("phantom").load("phantom", (0, 2), "knee", 12)
+    assert len(knees) == 12
+    monkeypatch.setenv("KOA_KNEES", str(folder / "gone"))
+    with pytest.warns(UserWarning), pytest.raises(FileNotFoundError, match="KOA_KNEES"):
+        data_set("kl224").load("kl224", (0, 2), "official", 0)
+
+
+def test_a_set_added_to_the_registry_is_a_studys(folder, tmp_path, monkeypatch):
+    from koa_repro.study import Study, study_frame, study_knees
+
+    here = dict(store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match="mine"):
+        Study(data="mine", **here)
+
+    def load(data, grades, split, count):
+        return load_knees(folder, grades, split, manifest=None)
+
+    monkeypatch.setitem(DATA_SETS, "mine", DataSet(lambda data: data == "mine", load))
+    study = Study(data="mine", **here)
+    assert study.real and not study.published and len(study_knees(study)) == 6
+    assert sorted(study_frame(study).file) == sorted(NAMES)
 
 
 # --- the real knees, where they are

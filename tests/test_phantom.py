@@ -1,4 +1,4 @@
-"""The phantom from outside: determinism, the prefix property, anatomy, severity, readers, ceilings, faults."""
+"""The phantom: determinism, prefixes, anatomy, severity, readers, upper limits, faults."""
 
 import numpy as np
 import pytest
@@ -188,7 +188,7 @@ def test_truth_follows_any_selection(knees, truth):
 def test_truth_is_for_phantoms_only(knees):
     foreign = knees.select([0, 1])
     foreign.sha256 = np.array(["0" * 64] * 2)
-    with pytest.raises(ValueError, match="did not draw"):
+    with pytest.raises(ValueError, match="phantom"):
         latents(foreign)
 
 
@@ -211,7 +211,7 @@ def test_readers_are_stable(knees):
 
 
 @pytest.mark.parametrize("grades", [(0, 2), (0, 1), GRADES])
-def test_ceiling_is_what_simulation_gives(grades):
+def test_best_accuracy_is_what_simulation_gives(grades):
     n = 200_000
     severity, error = np.random.default_rng(11).standard_normal((2, n))
     kl = np.searchsorted(CUTS, severity + TAU * error)
@@ -241,10 +241,9 @@ def test_best_accuracy_of_early_osteoarthritis():
         (dict(n=5, seed=-1), "seed is"),
     ],
 )
-def test_bad_parameters_give_one_sentence(wrong, word):
-    with pytest.raises(ValueError, match=word) as e:
+def test_bad_parameters_are_named(wrong, word):
+    with pytest.raises(ValueError, match=word):
         make_knees(**wrong)
-    assert "\n" not in str(e.value) and str(e.value).endswith(".")
 
 
 def test_bad_parameters_of_the_rest(knees):

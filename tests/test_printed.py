@@ -1,4 +1,4 @@
-"""koa_repro.printed: what really exists must be found possible, and what cannot exist must not."""
+"""koa_repro.printed: numbers that can be counted are found possible, and no others."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def test_a_printed_number_keeps_its_decimals():
         and Printed("0.80").off(0.806) == 0.6
     )
     for text in ("", "a", "1.2.3", "-1", "1e-3"):
-        with pytest.raises(ValueError, match="no printed number"):
+        with pytest.raises(ValueError, match=repr(text)):
             Printed(text)
 
 
@@ -55,7 +55,7 @@ def test_the_finding_follows_from_the_readings():
                 if left_open in r or unknown in r
                 else "cannot be"
             )
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="reading"):
         printed.finding([])
 
 
@@ -106,7 +106,7 @@ def test_grim_against_brute_force():
         and printed.grim(Printed("0.18"), 28, scale=1) <= ROUNDING
     )  # means of 28 whole numbers
     for n, runs in ((0, 1), (3, 0)):
-        with pytest.raises(ValueError, match="at least one"):
+        with pytest.raises(ValueError, match=f"n={n}, runs={runs}"):
             printed.grim(Printed("50.0"), n, runs)
 
 
@@ -178,7 +178,7 @@ def test_f1_where_there_is_little():
         -1,
         -1,
     )
-    with pytest.raises(ValueError, match="both 0"):
+    with pytest.raises(ValueError, match="positives and negatives"):
         printed.f1_counts(Printed("50.0"), Printed("50.0"), 0, 0)
 
 
@@ -418,9 +418,9 @@ def test_means_against_every_mix_of_two_trainings():
 
 def test_one_class_absent():
     for P, N, name in ((0, 5, "sensitivity"), (5, 0, "specificity")):
-        with pytest.raises(ValueError, match="class without knees"):
+        with pytest.raises(ValueError, match=f"positives={P}, negatives={N}"):
             printed.error_counts({name: Printed("80.0")}, P, N)
-        with pytest.raises(ValueError, match="class without knees"):
+        with pytest.raises(ValueError, match=f"positives={P}, negatives={N}"):
             printed.rates_slack({name: Printed("80.0")}, P, N)
         assert len(printed.error_counts({"accuracy": Printed("80.0")}, P, N)) == 1
     always = printed.joint_tables(4, 0, np.array([[0, 0]]), np.array([[0, 0]]))

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from koa_repro import runs
+from koa_repro import fitting, runs, workers
 from koa_repro.phantom import make_knees
 from koa_repro.runs import find, keep_reference, knees_id, make_run, replicates
 from koa_repro.specs import RunSpec
@@ -34,7 +34,7 @@ from koa_repro.tools.reference import (
     train,
     wanted_runs,
 )
-from koa_repro.training import Recipe
+from koa_repro.training import Recipe, Trainer
 
 QUICK = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle")
 
@@ -94,12 +94,12 @@ def far(packed, work, out, *more, wait=True):
         stdout=subprocess.PIPE,
         text=True,
     )
-    return (job.communicate(timeout=240)[0], job.returncode) if wait else job
+    return (job.communicate(timeout=900)[0], job.returncode) if wait else job
 
 
 def test_packed_killed_resumed_merged(knees, jobs, packed, kept, tmp_path):
     work, out = tmp_path / "work", tmp_path / "out"
-    job, deadline = far(packed, work, out, wait=False), time.monotonic() + 120
+    job, deadline = far(packed, work, out, wait=False), time.monotonic() + 600
     while not (work / jobs[0].id / "facts.json").exists():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.01)
@@ -128,26 +128,31 @@ def test_packed_killed_resumed_merged(knees, jobs, packed, kept, tmp_path):
     )
 
 
-def test_only_what_fits_is_gone_on_with(jobs, packed, tmp_path):
-    "A job whose first epoch shows that it cannot be done is left, unless later calls have the time; then it goes on from its checkpoint."
+def test_only_what_fits_is_gone_on_with(jobs, packed, tmp_path, monkeypatch):
+    """A job whose first epoch shows that it cannot be done is left, unless later calls have the
+    time; then it goes on from its checkpoint. An epoch takes two seconds of the test's clock."""
+    clock = SimpleNamespace(now=0.0)
+    for module, name in ((fitting, "monotonic"), (fitting, "perf_counter"), (bare, "monotonic")):
+        monkeypatch.setattr(module, name, lambda: clock.now)
+    train_epoch = Trainer.train_epoch
+
+    def slow(self, tick):
+        clock.now += 2
+        return train_epoch(self, tick)
+
+    monkeypatch.setattr(Trainer, "train_epoch", slow)
     work, long = tmp_path / "work", replace(jobs[0], recipe=replace(QUICK, epochs=100_000))
     assert bare.receive(packed / "send", work) == []
-    images, left = bare.unpack(work), lambda seconds: time.time() + seconds
-    assert bare.advance(long, images, work, left(8), device="cpu") == "too long"
-    assert [
-        r["epoch"]
-        for r in torch.load(work / long.id / "checkpoint.pt", weights_only=True)["history"]
-    ] == [1]
-    states = [bare.advance(long, images, work, left(8), later=1e9, device="cpu") for _ in range(2)]
-    epochs = [int(s.removeprefix("epoch ").removesuffix(" of 100000")) for s in states]
-    assert 1 < epochs[0] < epochs[1]
-    assert (
-        bare.advance(replace(long, seed=1), images, work, left(8), device="cpu", expect=9)
-        == "too long"
-    )
-    assert not (work / replace(long, seed=1).id / "checkpoint.pt").exists(), (
-        "an epoch that cannot end in time is not begun"
-    )
+    images = bare.unpack(work)
+    go = lambda spec, **more: bare.advance(spec, images, work, clock.now + 8, device="cpu", **more)
+    kept = lambda spec: work / spec.id / "checkpoint.pt"
+    assert go(long) == "too long"
+    history = torch.load(kept(long), weights_only=True)["history"]
+    assert [(row["epoch"], row["seconds"]) for row in history] == [(1, 2.0)]
+    assert go(long, later=1e9) == "epoch 4 of 100000"  # a fourth more would end at the deadline
+    assert go(long, later=1e9) == "epoch 7 of 100000"
+    other = replace(long, seed=1)
+    assert go(other, expect=9) == "too long" and not kept(other).exists()
 
 
 def test_later_is_passed_on_and_no_time_begins_nothing(packed, tmp_path):
@@ -174,24 +179,26 @@ def test_a_failed_job_is_told_and_the_others_come_back(knees, jobs, tmp_path):
         assert {n.split("/")[0] for n in z.namelist()} == {jobs[1].id}
 
 
-def test_a_worker_that_ended_early_is_told(packed, tmp_path, monkeypatch, capsys):
+def test_a_worker_that_ended_early_is_told(jobs, packed, tmp_path, monkeypatch, capsys):
     "As one that was killed for memory: it leaves no word of its own."
-    monkeypatch.setattr(bare.subprocess, "Popen", lambda command: SimpleNamespace(wait=lambda: -9))
-    assert (
-        bare.main(
-            [
-                str(packed / "send"),
-                "--work",
-                str(tmp_path / "w"),
-                "--out",
-                str(tmp_path / "o"),
-                "--slots",
-                "2",
-            ]
-        )
-        == 1
-    )
-    assert "2 of 2 workers ended early" in capsys.readouterr().err
+    ended = lambda work, items, options: [(spec, None, workers.ENDED_EARLY) for spec in items]
+    monkeypatch.setattr(bare, "side_by_side", ended)
+    places = ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--slots", "2"]
+    assert bare.main([str(packed / "send"), *places]) == 1
+    said = capsys.readouterr().out
+    assert all(f"{job.id} failed: {workers.ENDED_EARLY}" in said for job in jobs)
+
+
+def test_the_pack_holds_every_module_that_the_far_machine_imports():
+    code = "import sys, koa_repro.tools.remote; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    packages = {"koa_repro": "__init__", "koa_repro.tools": "tools/__init__"}
+    needed = {
+        packages.get(m, m.removeprefix("koa_repro.").replace(".", "/"))
+        for m in loaded.split()
+        if m.split(".")[0] == "koa_repro"
+    }
+    assert needed == set(reference.CODE)
 
 
 def test_parts_may_come_one_by_one(packed, tmp_path):

@@ -1,246 +1,224 @@
-"""Papermill runs of the reproduction notebooks, end to end, on the embedded default."""
+"""Executing the notebooks: end to end on the phantom, and what happens when one fails."""
 
 import json
+import os
 import subprocess
 import sys
 
 import nbformat
 import pandas as pd
 import pytest
+from jupyter_client.kernelspec import NoSuchKernel
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from koa_repro import paths as house
 from koa_repro.beyond import search
-from koa_repro.beyond.twin_leak import crossover_specs
-from koa_repro.paper.fig5 import confidence_specs
-from koa_repro.paper.table3 import pooling_specs
 from koa_repro.paths import repository
-from koa_repro.results import hybrid_specs
+from koa_repro.results import Entry, entries, save_table
 from koa_repro.study import Study
 from koa_repro.tools import reproduce
-from koa_repro.tools.reproduce import keep_results, main, reproduction_notebooks
+from koa_repro.tools.reproduce import Done, NotebookFailed, execute, keep_results, main
+
+FIVE = "profile = 'smoke'\ndata = 'phantom'\nseeds = 1\nstore = ''\nout = ''"
+KERNEL = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+
+
+def write(path, *code, tags=("parameters",)):
+    "A small notebook: a heading, the five parameters, and these cells."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [new_markdown_cell(f"# {path.stem}\n> Asks."), new_code_cell(FIVE)]
+    cells[1].metadata["tags"] = list(tags)
+    cells += [new_code_cell(c) for c in code]
+    nbformat.write(new_notebook(cells=cells, metadata=KERNEL), path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     "One smoke reproduction: its folder of results, and that of its runs."
     folder = tmp_path_factory.mktemp("smoke")
-    assert main(["--out", str(folder / "out"), "--store", str(folder / "runs")]) == 0
+    places = ["--out", str(folder / "out"), "--store", str(folder / "runs")]
+    assert main(["--data", "phantom", *places]) == 0
     return folder / "out", folder / "runs"
 
 
 def test_every_row_of_every_table(smoke):
     out, _ = smoke
     table = pd.read_csv(out / "table3_pooling.csv")
-    assert (
-        len(table) == 12
-        and (table.runs_done == 1).all()
-        and (table.low <= table.accuracy).all()
-        and (table.accuracy <= table.high).all()
-    )
+    assert len(table) == 12 and (table.runs_done == 1).all()
+    assert (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
     hybrid = pd.read_csv(out / "table6_hybrid.csv")
     ours = hybrid[(hybrid.row == "Ours") & (hybrid.weights == "best")].iloc[0]
     trained = hybrid.row.str.match("Ours|Tiulpin|Antony|Nasser")
-    assert trained.sum() == 10 and (hybrid[trained][["runs_ce", "runs_hybrid"]] == 1).all(axis=None)
-    assert hybrid[~trained].ce.isna().all() and set(hybrid[~trained].row) == {
-        "Densenet-201",
-        "Resnet-18",
-        "VGG-11",
-    }, "a network that took one step has no accuracy"
+    assert trained.sum() == 10
+    assert (hybrid[trained][["runs_ce", "runs_hybrid"]] == 1).all(axis=None)
+    one_step = {"Densenet-201", "Resnet-18", "VGG-11"}
+    assert hybrid[~trained].ce.isna().all() and set(hybrid[~trained].row) == one_step
     # the last row of Table III and Table VI's cross-entropy are one run
     assert ours.ce == pytest.approx(table.set_index("row").accuracy["gap P1+P2+P3+P4"])
 
 
-def test_a_smoke_run_decides_nothing_and_says_what_it_is(smoke):
+def test_a_smoke_run_says_what_it_is(smoke):
     out, _ = smoke
-    assert set(pd.read_csv(out / "table3_claims.csv").verdict) == {"no verdict"}
     for name in ("table3_pooling", "table6_hybrid"):
-        assert "SYNTHETIC" in json.loads((out / f"{name}.csv.json").read_text())["study"]
-    assert "SYNTHETIC" in (out / "report" / "index.html").read_text()
-
-
-def test_what_is_thinned_or_simulated_says_so(smoke):
-    out, _ = smoke
-    page = lambda name: (out / "report" / f"{name}.html").read_text()
-    assert (
-        "THINNED" in page("table5")
-        and "SIMULATED" in page("table7")
-        and "built, one step" in page("table4")
-    )
+        facts = json.loads((out / f"{name}.csv.json").read_text())
+        assert "SYNTHETIC" in facts["study"] and "paths " in facts["code"]
+    assert "SYNTHETIC" in (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "SIMULATED" in json.loads((out / "table7_readers.csv.json").read_text())["study"]
     table = pd.read_csv(out / "table4_comparators.csv")
-    assert len(table) >= 17 and table[table.row == "VGG-19"].accuracy.isna().all(), (
-        "a network that took one step has no accuracy"
-    )
+    assert len(table) >= 17 and table[table.row == "VGG-19"].accuracy.isna().all()
 
 
 def test_no_claim_is_decided_by_a_smoke_run(smoke):
     out, _ = smoke
-    tables = {p.stem: pd.read_csv(p) for p in out.glob("*_claims.csv")}
-    assert len(tables) >= 6 and all(
-        set(t.verdict.dropna()) - {"counted"} == {"no verdict"} for t in tables.values()
-    ), {n: set(t.verdict) for n, t in tables.items()}
-    counted = pd.concat(tables.values()).query("verdict == 'counted'")
-    assert set(counted.id) == {"C22"}, "parameters need no training"
-
-
-def test_the_audit_needs_no_run(smoke):
-    out, _ = smoke
-    audit = pd.read_csv(out / "audit.csv")
-    assert (
-        set(audit.finding) == {"can be", "cannot be", "cannot be decided"}
-        and not audit.duplicated(["check", "what"]).any()
-    )
+    tables = [pd.read_csv(p) for p in out.glob("*_claims.csv")]
+    assert len(tables) >= 6
+    said = pd.concat(tables)
+    assert set(said.verdict.dropna()) == {"no verdict", "counted"}
+    assert set(said[said.verdict == "counted"].id) == {"C22"}  # parameters need no training
 
 
 def test_the_report_leads_to_every_notebook(smoke):
     out, _ = smoke
-    page = (out / "report" / "index.html").read_text()
-    for notebook in reproduction_notebooks():
-        assert (
-            f"{notebook.stem}.html" in page
-            and (out / "report" / f"{notebook.stem}.html").stat().st_size > 10_000
-        )
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    for e in entries():
+        assert f"{e.name}.html" in page
+        assert (out / "report" / f"{e.name}.html").stat().st_size > 10_000
 
 
 def test_results_follow_from_predictions_alone(smoke, tmp_path):
-    "A second execution reads the runs and gives the same table, without weights or training."
+    "Executed again, a table comes out of the runs' predictions, without weights or training."
     out, store = smoke
     for weights in store.glob("*/weights.pt"):
         weights.rename(tmp_path / weights.parent.name)
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
-    study = Study()
-    wanted = {
-        spec.id
-        for specs in (
-            pooling_specs(study),
-            hybrid_specs(study),
-            crossover_specs(study),
-            confidence_specs(study),
-        )
-        for row in specs.values()
-        for spec in row
-    }
+    table3 = next(e for e in entries() if e.name == "table3")
+    wanted = {s.id for row in table3.specs(Study("smoke", "phantom")).values() for s in row}
     assert wanted <= {p.parent.name for p in before}
-    assert main(["--out", str(tmp_path / "out"), "--store", str(store), "--only", "20"]) == 0
-    assert (tmp_path / "out" / "table3_pooling.csv").read_text() == (
-        out / "table3_pooling.csv"
-    ).read_text()
+    words = ["--data", "phantom", "--store", str(store), "--only", "table3"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    again = (tmp_path / "out" / "table3_pooling.csv").read_text()
+    assert again == (out / "table3_pooling.csv").read_text()
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
     for run in store.glob("[0-9a-f]*"):
         (tmp_path / run.name).rename(run / "weights.pt")
 
 
-def test_a_notebook_about_the_phantom_is_kept_and_no_run_of_a_phantom(tmp_path, monkeypatch):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    "Three small notebooks in place of the registered ones; each notes that it was executed."
+    made = [Entry("a", "A", 1), Entry("b", "B", 2), Entry("c", "C", 103)]
+    for e in made:
+        note = f"open({str(tmp_path / 'log')!r}, 'a').write('{e.name} ')"
+        fails = f"import os; assert os.path.exists({str(tmp_path / 'mended')!r}), 'not yet'"
+        write(tmp_path / e.notebook, note, fails if e.name == "b" else "1")
+    monkeypatch.setattr(reproduce, "entries", lambda: made)
     monkeypatch.setattr(reproduce, "repository", lambda: tmp_path)
-    monkeypatch.setattr(reproduce, "provenance", lambda: dict(changed=False))
-    monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept as a reference"))
-    (tmp_path / "nbs").mkdir()
-    (tmp_path / "figures").mkdir()
-    study = Study("preview", "phantom", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
-    for folder in (tmp_path / "nbs", study.target / "executed"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("phantom_doubt", "25_other"):
-            nbformat.write(
-                nbformat.v4.new_notebook(
-                    cells=[
-                        nbformat.v4.new_code_cell(
-                            "1",
-                            id="aaaaaaaa",
-                            outputs=[nbformat.v4.new_output("stream", text=folder.name)],
-                        )
-                    ]
-                ),
-                folder / f"{name}.ipynb",
-            )
-    (run := tmp_path / "runs" / "abc").mkdir(parents=True)
-    (run / "spec.json").write_text("{}")
-    house.save_table(
-        pd.DataFrame(dict(a=[1])), "witness", study.target, study=study.says, runs=["abc"]
-    )
-    stale = house.save_table(pd.DataFrame(dict(a=[1])), "older", study.target, study=study.says)
-    facts = stale.with_name("older.csv.json")
-    facts.write_text(
-        facts.read_text().replace('"time": "2', '"time": "1')
-    )  # by an execution before
-    copies = [study.target / "executed" / f"{n}.ipynb" for n in ("phantom_doubt", "25_other")]
-    with pytest.raises(ValueError, match="never kept"):
-        keep_results(study, copies, "2")
-    assert not list((tmp_path / "figures").iterdir())
-    keep_results(study, copies[:1], "2")
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
-        "witness.csv",
-        "witness.csv.json",
-    ]
-    assert (
-        "executed" in (tmp_path / "nbs" / "beyond/phantom_doubt.ipynb").read_text()
-        and "executed" not in (tmp_path / "nbs" / "25_other.ipynb").read_text()
-    )
+    return tmp_path
 
 
-def test_of_real_knees_all_but_the_notebooks_about_the_phantom_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "repository", lambda: tmp_path)
+def test_the_others_go_on_and_a_second_call_goes_on_from_there(small, capsys):
+    call = ["--data", "phantom", "--out", str(small / "out"), "--store", str(small / "runs")]
+    assert main(call) == 1
+    said = capsys.readouterr()
+    assert "b.ipynb, cell" in said.err and "AssertionError: not yet" in said.err
+    page = (small / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "not yet" in page and 'href="a.html"' in page and 'href="c.html"' in page
+    (small / "mended").touch()
+    assert main(call) == 0 and (small / "log").read_text() == "a b c b "
+    assert main(call) == 0 and (small / "log").read_text() == "a b c b "
+    assert main([*call, "--seeds", "2"]) == 0 and (small / "log").read_text() == "a b c b a b c "
+    write(small / "nbs/paper/a.ipynb", f"open({str(small / 'log')!r}, 'a').write('new ')")
+    assert main([*call, "--seeds", "2"]) == 0
+    assert (small / "log").read_text() == "a b c b a b c new "
+
+
+def test_a_killed_kernel_is_named(tmp_path):
+    killed = write(tmp_path / "a.ipynb", "import os; os._exit(137)")
+    with pytest.raises(NotebookFailed, match="a.ipynb, its kernel died"):
+        execute(killed, tmp_path, seeds=1)
+
+
+def test_a_missing_kernel_is_named(tmp_path, monkeypatch):
+    def none(*a, **k):
+        raise NoSuchKernel("python3")
+
+    monkeypatch.setattr("papermill.execute_notebook", none)
+    with pytest.raises(NotebookFailed, match="no Jupyter kernel named python3"):
+        execute(write(tmp_path / "a.ipynb"), tmp_path, seeds=1)
+
+
+def test_a_lost_tag_and_a_mistyped_name_are_told(tmp_path):
+    with pytest.raises(NotebookFailed, match="no cell has the tag `parameters`"):
+        execute(write(tmp_path / "a.ipynb", tags=()), tmp_path, seeds=1)
+    with pytest.raises(ValueError, match="no parameter seed: it takes data"):
+        execute(write(tmp_path / "a.ipynb"), tmp_path, seed=1)
+
+
+def test_only_results_of_their_own_subject_are_kept(small, monkeypatch):
+    "Of synthetic knees what is about them; of real knees all else. Runs of a phantom never."
     monkeypatch.setattr(reproduce, "provenance", lambda: dict(changed=False))
+    monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept"))
     monkeypatch.setattr(search, "keep_search", lambda study: kept.append(study))
-    kept, cell = (
-        [],
-        lambda text: nbformat.v4.new_code_cell(
-            "1", id="aaaaaaaa", outputs=[nbformat.v4.new_output("stream", text=text)]
-        ),
-    )
-    study = Study("preview", "reference", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
-    for folder in (tmp_path / "nbs", study.target / "executed", tmp_path / "figures"):
-        folder.mkdir(parents=True)
-    for folder in (tmp_path / "nbs", study.target / "executed"):
-        for name in ("phantom_doubt", "25_other"):
-            nbformat.write(
-                nbformat.v4.new_notebook(cells=[cell(folder.name)]), folder / f"{name}.ipynb"
-            )
-    keep_results(study, sorted((study.target / "executed").iterdir()), "")
-    assert kept == [study] and "executed" in (tmp_path / "nbs" / "25_other.ipynb").read_text()
-    assert "executed" not in (tmp_path / "nbs" / "beyond/phantom_doubt.ipynb").read_text()
+    kept, real, about = [], Entry("a", "A", 1), Entry("c", "C", 103, synthetic=True)
+
+    def done(study):
+        out = []
+        for e in (real, about):
+            nb = nbformat.read(small / e.notebook, 4)
+            nb.cells[-1].outputs = [new_output("stream", text="executed")]
+            copy = study.target / f"{e.name}.ipynb"
+            nbformat.write(nb, copy)
+            table = save_table(pd.DataFrame(dict(a=[1])), e.name, study.target, runs=["abc"])
+            out.append(Done(e, copy, [table.name, f"{table.name}.json"]))
+        return out
+
+    (small / "runs" / "abc").mkdir(parents=True)
+    (small / "runs" / "abc" / "spec.json").write_text("{}")
+    phantom = Study("preview", "phantom", store=str(small / "runs"), out=str(small / "out"))
+    with pytest.raises(ValueError, match="never kept"):
+        keep_results(phantom, done(phantom))
+    keep_results(phantom, done(phantom)[1:])
+    there = lambda: {p.name for p in (small / "figures").iterdir()}
+    marked = lambda e: "executed" in (small / e.notebook).read_text()
+    assert there() == {"c.csv", "c.csv.json"} and marked(about) and not marked(real)
+    reference = Study("preview", "reference", store=str(small / "no"), out=str(small / "out"))
+    keep_results(reference, done(reference))
+    assert there() == {f"{n}.csv{x}" for n in "ac" for x in ("", ".json")} and marked(real)
+    assert kept == [reference]
 
 
-def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "nbs/paper/table3.ipynb",
-        str(tmp_path / "out.ipynb"),
-        "-k",
-        "python3",
-    ]
-    places = ["-p", "store", str(tmp_path / "runs"), "-p", "out", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*command, *places, "-p", "profil", "fast"],
-        cwd=repository(),
-        capture_output=True,
-        text=True,
+def test_plain_papermill_from_another_folder(tmp_path):
+    nb = str(repository() / "nbs/paper/table3.ipynb")
+    command = [sys.executable, "-m", "papermill", nb, "out.ipynb", "-k", "python3"]
+    command += ["-p", "store", "runs", "-p", "out", "results"]
+    run = lambda *more: subprocess.run(
+        [*command, *more], cwd=tmp_path, capture_output=True, text=True
     )
+    done = run("-p", "profil", "fast")
     assert done.returncode and "no parameter profil" in done.stderr
-    reference = subprocess.run(
-        [
-            *command,
-            *places,
-            "-p",
-            "data",
-            "reference",
-            "-p",
-            "profile",
-            "paper",
-            "-p",
-            "seeds",
-            "7",
-        ],
-        cwd=repository(),
-        capture_output=True,
-        text=True,
+    done = run("-p", "data", "reference", "-p", "profile", "paper", "-p", "seeds", "7")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "results" / "table3_pooling.csv")
+    assert (table.runs_wanted == 7).all()
+    assert not list((tmp_path / "runs").glob("[0-9a-f]*"))  # nothing is trained
+
+
+def test_no_locale_is_too_poor(tmp_path):
+    "Read and written as UTF-8 where the locale knows ASCII alone."
+    code = (
+        "import pathlib; from koa_repro.paths import repository; "
+        "from koa_repro.tools.reproduce import readme, results_page, title_of, entries; "
+        "readme(); results_page(repository() / 'figures'); "
+        "[title_of(repository() / e.notebook) for e in entries()]"
     )
-    assert reference.returncode == 0, reference.stderr[-2000:]
-    table = pd.read_csv(tmp_path / "out" / "table3_pooling.csv")
-    assert (table.runs_wanted == 7).all() and not list(
-        (tmp_path / "runs").glob("[0-9a-f]*")
-    )  # nothing is trained
+    env = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=env,
+        capture_output=True,
+        cwd=repository(),
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
 
 
 @pytest.mark.parametrize(
@@ -250,8 +228,8 @@ def test_plain_papermill_and_a_mistyped_parameter(tmp_path):
         (["--data", "no/such"], "not a folder"),
         (["--seeds", "0"], "from 1 up"),
         (["--only", "99"], "fits no notebook"),
-        (["--carry", "--only", "25", "--data", "reference"], "never kept"),
-        (["--carry", "--only", "40"], "never kept"),
+        (["--carry", "--only", "phantom_doubt", "--profile", "smoke"], "never kept"),
+        (["--carry", "--data", "phantom", "--profile", "preview"], "never kept"),
     ],
 )
 def test_the_command_answers_bad_input_in_one_sentence(words, sentence, capsys, tmp_path):

@@ -1,13 +1,17 @@
 """Runs survive what happens to them: kills, races, failures, bad folders."""
 
-import json
+import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +32,6 @@ from koa_repro.runs import (
     make_run,
     reopen,
     replicates,
-    save_knees,
     state_of,
 )
 from koa_repro.study import Study, study_frame, study_spec
@@ -52,39 +55,47 @@ def whole(knees, spec, tmp_path_factory):
     return make_run(spec, knees, tmp_path_factory.mktemp("whole"), progress=False, device="cpu")
 
 
-def start_worker(folder, store):
+SCRIPT = """
+import sys
+from dataclasses import replace
+import joblib, torch
+from koa_repro.runs import ensure, read_spec
+
+if __name__ == "__main__":
+    spec, knees = joblib.load(sys.argv[1])
+    seeds = map(int, sys.argv[4:])
+    torch.set_num_threads(int(sys.argv[3]))
+    ensure([replace(spec, seed=s) for s in seeds], sys.argv[2], knees, "local", progress=False)
+"""
+
+
+def start_process(folder, spec, knees, store, *seeds, **environment):
+    "Another process that asks for the runs of these seeds: one itself, several by its workers."
+    folder.mkdir()
+    joblib.dump((spec, knees), folder / "ask")
+    (folder / "ask.py").write_text(SCRIPT)
+    words = [folder / "ask.py", folder / "ask", store, torch.get_num_threads(), *(seeds or (0,))]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "koa_repro.runs",
-            str(folder),
-            str(store),
-            str(torch.get_num_threads()),
-            "",
-            "cpu",
-        ]
+        [sys.executable, *map(str, words)], env=os.environ | environment, start_new_session=True
     )
 
 
-def offer(knees, specs, folder):
-    folder.mkdir()
-    save_knees(knees, folder / specs[0].knees)
-    for i, s in enumerate(specs):
-        (folder / f"{i:04d}.json").write_text(json.dumps(s.description))
+def wait_until(true, job, seconds=600):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.002)
 
 
 def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
-    "SIGKILL as soon as a worker has gone beyond its checkpoint; no folder is there until a second process has finished the run."
+    """SIGKILL as soon as a process has gone beyond its checkpoint; no folder is there until a
+    second one has finished the run."""
     store = tmp_path / "store"
     assert (
         make_run(spec, knees, store, progress=False, device="cpu", stop_after=1) is None
     )  # leaves a checkpoint of epoch 1
-    offer(knees, [spec], tmp_path / "knees")
-    job, deadline = start_worker(tmp_path / "knees", store), time.monotonic() + 120
-    while state_of(spec, store) != "epoch 2 of 3":
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.002)
+    job = start_process(tmp_path / "ask", spec, knees, store)
+    wait_until(lambda: state_of(spec, store) == "epoch 2 of 3", job)
     job.send_signal(signal.SIGKILL)
     job.wait()
     assert not (store / spec.id).exists() and state_of(spec, store) == "epoch 2 of 3"
@@ -93,6 +104,35 @@ def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
     for kind in ("best", "last"):
         assert all(torch.equal(v, b[kind][k]) for k, v in a[kind].items())
     pd.testing.assert_frame_equal(run.predictions("last"), whole.predictions("last"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_process_and_leave_no_knees(knees, spec, tmp_path, how):
+    long, store = replace(spec, recipe=replace(RECIPE, epochs=10_000)), tmp_path / "store"
+    (tmp_path / "tmp").mkdir()
+    job = start_process(tmp_path / "ask", long, knees, store, 1, 2, TMPDIR=str(tmp_path / "tmp"))
+    states = lambda: [state_of(replace(long, seed=s), store) for s in (1, 2)]
+    wait_until(lambda: all(s.startswith("epoch") for s in states()), job)
+    assert [p for p in (tmp_path / "tmp").rglob("*") if p.stat().st_size > knees.images.nbytes]
+    job.send_signal(how)
+    job.wait()
+    end = time.monotonic() + 600
+    while sessions(job.pid) or list((tmp_path / "tmp").iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def sessions(session: int) -> list[int]:
+    "Processes of a session that are alive."
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state = Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(state[3]) == session and state[0] != "Z":
+            found.append(int(process))
+    return found
 
 
 def test_a_resumed_training_has_the_threads_that_it_had(knees, spec, tmp_path):
@@ -141,13 +181,10 @@ def test_a_recipe_that_cannot_be_is_refused(values, word):
 
 def test_two_processes_train_once(knees, spec, tmp_path):
     quick = replace(spec, recipe=replace(RECIPE, epochs=1))
-    jobs = []
-    for name in ("a", "b"):
-        offer(knees, [quick], tmp_path / name)
-        jobs.append(start_worker(tmp_path / name, tmp_path / "store"))
-    assert [j.wait(120) for j in jobs] == [0, 0]
-    assert find(quick, tmp_path / "store") and not list(tmp_path.glob("?/*.error"))
-    assert {p.name for p in (tmp_path / "store").iterdir()} == {".partial", quick.id}
+    store = tmp_path / "store"
+    jobs = [start_process(tmp_path / name, quick, knees, store) for name in ("a", "b")]
+    assert [j.wait(600) for j in jobs] == [0, 0]
+    assert find(quick, store) and {p.name for p in store.iterdir()} == {".partial", quick.id}
 
 
 def test_a_failing_run_is_named_and_the_others_finish(knees, spec, tmp_path):
@@ -158,22 +195,26 @@ def test_a_failing_run_is_named_and_the_others_finish(knees, spec, tmp_path):
     assert all(find(s, tmp_path) for s in good) and not find(bad, tmp_path)
 
 
-def test_a_killed_worker_is_reported_though_there_is_a_deadline(knees, spec, tmp_path, monkeypatch):
-    long = [replace(spec, recipe=replace(RECIPE, epochs=10_000), seed=s) for s in (1, 2)]
+def test_a_killed_worker_costs_its_own_run_though_there_is_a_deadline(
+    knees, spec, tmp_path, monkeypatch
+):
+    "The run of the killed worker is named; a new worker makes the others."
+    monkeypatch.setattr(runs, "_slots", lambda count: [dict(device="cpu", threads=1)])
+    long, *quick = (
+        replace(spec, recipe=replace(RECIPE, epochs=e), seed=s)
+        for s, e in ((1, 10_000), (2, 1), (3, 1))
+    )
 
-    def kill(workers, specs, store, progress):
-        end = time.monotonic() + 120
-        while not all(state_of(s, store).startswith("epoch") for s in specs):
-            assert time.monotonic() < end
+    def kill():
+        while not state_of(long, tmp_path).startswith("epoch"):
             time.sleep(0.01)
-        for w in workers:
-            w.kill()
-            w.wait()
+        multiprocessing.active_children()[0].kill()
 
-    monkeypatch.setattr(runs, "_watch", kill)
-    monkeypatch.setattr(runs.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    with pytest.raises(RuntimeError, match="(?s)seed 1 failed.*ended early.*seed 2 failed"):
-        ensure(long, tmp_path, knees, "local", progress=False, deadline=time.time() + 3600)
+    threading.Thread(target=kill, daemon=True).start()
+    deadline = time.monotonic() + 3600
+    with pytest.raises(RuntimeError, match="seed 1 failed: its worker ended early") as e:
+        ensure([long, *quick], tmp_path, knees, "local", progress=False, deadline=deadline)
+    assert "\n" not in str(e.value) and all(find(s, tmp_path) for s in quick)
 
 
 def test_an_epoch_that_would_end_too_late_is_not_begun(knees, spec, tmp_path):
@@ -182,9 +223,8 @@ def test_an_epoch_that_would_end_too_late_is_not_begun(knees, spec, tmp_path):
     runs._paced(quick[0], knees, tmp_path, pace, progress=False, device="cpu")
     assert list(pace.values()) == [find(quick[0], tmp_path).history.seconds.max()]
     pace = {k: 3600.0 for k in pace}
-    runs._paced(
-        quick[1], knees, tmp_path, pace, progress=False, device="cpu", deadline=time.time() + 1800
-    )
+    soon = time.monotonic() + 1800
+    runs._paced(quick[1], knees, tmp_path, pace, progress=False, device="cpu", deadline=soon)
     assert state_of(quick[1], tmp_path) == "not launched"
 
 
@@ -208,7 +248,7 @@ def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     (kept / "provenance.json").write_text("{}")
     keep_reference(whole)
     assert (kept / "provenance.json").read_text() == "{}" and len(before) == 4
-    (kept / "replicates" / ".1.new").mkdir(parents=True)
+    (kept / "replicates" / ".1.x.new" / "1").mkdir(parents=True)
     (
         kept / "replicates" / ".DS_Store"
     ).touch()  # left by a copy that was interrupted, and by an onlooker
@@ -229,7 +269,7 @@ def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypat
     own = own[own.split == "test"]
     np.testing.assert_allclose(made.p1, own.p1, atol=1e-5)  # single precision, in other batches
     assert derived(whole, "again", None) is not None  # made once
-    (tmp_path / f".{whole.spec.id}.new").mkdir()  # left by a copy that was interrupted
+    (tmp_path / f".{whole.spec.id}.x.new").mkdir()  # left by a copy that was interrupted
     assert keep_reference(whole) == kept.path
     pd.testing.assert_frame_equal(derived(kept, "again", None), made)
     (whole.path / "again.parquet").unlink()

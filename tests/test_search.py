@@ -1,7 +1,6 @@
 """Choices are made on validation knees, a killed search loses and repeats nothing, and halving, grid and contest add up."""
 
 import itertools
-import json
 import signal
 import subprocess
 import sys
@@ -52,24 +51,13 @@ from koa_repro.beyond.search import (
     trial_spec,
     trials_table,
 )
-from koa_repro.paper import table5 as hyperparameters
-from koa_repro.paper.table5 import (
-    asked,
-    grid_claims,
-    grid_cost,
-    grid_table,
-    optimism,
-    row_differences,
-    row_predictions,
-    show_grid,
-)
 from koa_repro.results import row_difference
-from koa_repro.runs import RunSpec, ensure, find
+from koa_repro.runs import ensure, find
 from koa_repro.study import PROFILES, Profile, Study, study_knees, study_spec
 from koa_repro.tools import reference
-from koa_repro.tools.reference import collect, table5_options
+from koa_repro.tools.reference import collect
 from koa_repro.training import NonFiniteLoss, Recipe
-from koa_repro.tuning import TRIPLES, Scale, choose, every_third, grid_specs, scale_of, whole_parts
+from koa_repro.tuning import TRIPLES, Scale, every_third, scale_of, whole_parts
 
 N = 200  # knees of a split, two a participant
 
@@ -96,182 +84,6 @@ def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
             )
         )
     return SimpleNamespace(predictions=lambda weights="best": pd.concat(parts, ignore_index=True))
-
-
-def grid(cells, seeds=1):
-    "The whole grid as `grid_runs` gives it, with these cells run: (row, triple) -> (val, test)."
-    number = itertools.count()
-    return {
-        (row, t): [
-            run(*cells[row, t], next(number)) if (row, t) in cells else None for _ in range(seeds)
-        ]
-        for row in table5_options()
-        for t in TRIPLES
-    }
-
-
-A, B = "7:2:1 eps 0.15", "6:3:1 eps 0.15"
-
-
-def test_the_choice_is_made_on_validation():
-    rows = grid(
-        {
-            (A, TRIPLES[0]): (0.80, 0.90),
-            (A, TRIPLES[1]): (0.85, 0.70),
-            (A, TRIPLES[2]): (0.70, 0.95),
-        }
-    )
-    line = grid_table(rows, n=200).set_index("row").loc[A]
-    say = lambda t: ", ".join(f"{w:.1f}" for w in t)
-    assert (
-        line.triple == say(TRIPLES[1])
-        and line.validation == pytest.approx(85)
-        and line.test == pytest.approx(70)
-    )
-    assert (
-        line.triple_on_test == say(TRIPLES[2])
-        and line.best_on_test == pytest.approx(95)
-        and line.gain == pytest.approx(25)
-        and line.triples_done == 3
-    )
-    rest = grid_table(rows, n=200).set_index("row").drop(A)
-    assert (rest.triples_done == 0).all() and rest.test.isna().all() and rest.triple.isna().all()
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(100, 199), st.integers(100, 199)), min_size=1, max_size=5))
-def test_test_knees_have_no_part_in_the_choice(pairs):
-    first, second = (
-        grid({(A, t): (v / N, w) for t, (v, w) in zip(TRIPLES, [(v, f(w)) for v, w in pairs])})
-        for f in (lambda w: w / N, lambda w: 1 - w / N)
-    )
-    chosen = [choose(row_predictions(rows, A, "val")) for rows in (first, second)]
-    assert chosen[0] == chosen[1] and pairs[TRIPLES.index(chosen[0])][0] == max(v for v, _ in pairs)
-
-
-def test_triples_of_a_row_are_judged_on_shared_seeds():
-    rows = grid({(A, TRIPLES[0]): (0.8, 0.8), (A, TRIPLES[1]): (0.7, 0.7)}, seeds=3)
-    rows[A, TRIPLES[0]][1] = None
-    rows[A, TRIPLES[1]][2] = None
-    assert {p.seeds for p in row_predictions(rows, A, "test").values()} == {1}
-    rows[A, TRIPLES[0]][0] = None
-    assert (
-        row_predictions(rows, A, "test") == {}
-        and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
-    )
-
-
-@pytest.mark.parametrize("triples, knees_each", [(2, 1), (36, 1), (36, 2)])
-def test_optimism_is_neither_too_low_nor_too_high(triples, knees_each):
-    "Against what choosing among equally good settings is known to add, with one knee a participant and with two that go together."
-    rng, n, told = np.random.default_rng(triples), 400, []
-    people = n // knees_each
-    truth = (rng.binomial(people, 0.8, (40_000, triples)).max(1) / people).mean() - 0.8
-    for _ in range(40):
-        right = np.repeat(rng.random((triples, people)) < 0.8, knees_each, 1)
-        found = {
-            i: SimpleNamespace(
-                right=r[None], participant=np.repeat(np.arange(people), knees_each).astype(str)
-            )
-            for i, r in enumerate(right)
-        }
-        told.append(optimism(found, 200))
-    assert abs(np.mean(told) - truth) < 4 * np.std(told) / 40**0.5 + 0.02 * truth
-    assert abs(optimism({0: found[0]}, 500)) < 0.004
-
-
-def test_rows_are_compared_over_the_triples_that_both_have():
-    cells = {
-        (A, TRIPLES[0]): (0.80, 0.90),
-        (A, TRIPLES[1]): (0.85, 0.70),
-        (B, TRIPLES[3]): (0.6, 0.6),
-    }
-    assert not row_differences(grid(cells), n=100)
-    assert not row_differences(
-        grid(cells | {(B, TRIPLES[4]): (0.5, 0.95)}), n=100
-    )  # equally many, and none the same
-    found = row_differences(grid(cells | {(B, TRIPLES[0]): (0.5, 0.95)}), n=100)
-    assert set(found) == {(A, B, "val"), (A, B, "test")}
-    assert found[A, B, "val"].estimate == pytest.approx(0.30) and found[
-        A, B, "test"
-    ].estimate == pytest.approx(-0.05)  # at the triple that both have
-
-
-def test_one_run_is_no_choice():
-    cells = {
-        (A, TRIPLES[0]): (0.80, 0.90),
-        (B, TRIPLES[0]): (0.7, 0.7),
-        (B, TRIPLES[1]): (0.6, 0.8),
-    }
-    shown = show_grid(grid_table(grid(cells), n=100)).set_index("λ, ε")
-    assert (
-        shown["chosen on validation"]["7:2:1, 0.15"].endswith("(only one run)")
-        and shown["chosen on test"]["7:2:1, 0.15"] == shown["test, so chosen"]["7:2:1, 0.15"] == ""
-    )
-    assert (
-        "only" not in shown["chosen on validation"]["6:3:1, 0.15"]
-        and shown["test, so chosen"]["6:3:1, 0.15"] == "80.00"
-    )
-
-
-@pytest.mark.parametrize(
-    "edge, verdicts",
-    [
-        (0.10, ("holds", "holds")),
-        (-0.10, ("fails", "fails")),
-        (0.0, ("not decided", "not decided")),
-    ],
-)
-def test_claims_of_the_grid_can_go_either_way(edge, verdicts, tmp_path, monkeypatch):
-    monkeypatch.setattr(hyperparameters, "TRIPLES", TRIPLES[:1])
-    best = lambda row: edge * ((row.startswith("7:2:1")) + (row == A))
-    rows = {
-        (row, TRIPLES[0]): [run(0.7 + best(row), 0.7 + best(row), 10 * i + s) for s in range(3)]
-        for i, row in enumerate(table5_options())
-    }
-    study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
-    found = row_differences(rows, n=1000)
-    assert len(found) == 22 and tuple(grid_claims(found, True, study).verdict) == verdicts
-    assert set(grid_claims(found, False, study).verdict) == {"not decided"}  # a thinned grid
-    assert set(grid_claims(found, True, Study(out=str(tmp_path), store=str(tmp_path))).verdict) == {
-        "no verdict"
-    }
-
-
-def test_a_profile_asks_for_what_it_can_afford(tmp_path):
-    place = dict(store=str(tmp_path), out=str(tmp_path))
-    cells = list(grid_specs(Study(**place)))
-    assert [len(asked(Study(p, "reference", **place), cells)) for p in ("preview", "fast")] == [
-        12,
-        432,
-    ] and 4 <= len(asked(Study(**place), cells)) <= 10
-
-
-def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
-    study = Study("fast", "reference", 1, str(tmp_path), str(tmp_path))
-    spec = next(iter(grid_specs(study).values()))[0]
-    monkeypatch.setattr(hyperparameters, "references", lambda: tmp_path)
-    assert grid_cost().minutes.isna().all() and set(grid_cost().machine) == {"GPU"}
-    (folder := tmp_path / spec.id).mkdir()
-    (folder / "spec.json").write_text(json.dumps(spec.description))
-    pd.DataFrame(dict(seconds=[60.0, 120.0])).to_csv(folder / "history.csv")
-    for device, kind in (("a card", "GPU"), ("some processor", "processor")):
-        (folder / "provenance.json").write_text(
-            json.dumps(dict(device=device, processor="some processor"))
-        )
-        cost = grid_cost(2).query("profile == 'fast' and measured == 1")
-        assert (
-            list(cost.machine) == [kind]
-            and cost.minutes.item() == 3
-            and cost.hours.item() == pytest.approx(3 * 864 / 60)
-        )
-
-
-def test_cost_is_of_this_network_alone():
-    spec = RunSpec("", recipe=PROFILES["fast"].recipe, options=PROFILES["fast"].options)
-    assert hyperparameters._alike(spec, PROFILES["fast"]) and not hyperparameters._alike(
-        replace(spec, network="vgg-19"), PROFILES["fast"]
-    )
 
 
 SEARCH = """

@@ -1,4 +1,4 @@
-"""koa_repro.stats against slow, independent implementations and against its own promises, on random cases."""
+"""koa_repro.stats against slow, independent implementations, on random cases."""
 
 from dataclasses import replace
 from itertools import product
@@ -97,11 +97,11 @@ def test_degenerate_metrics():
         and alone["f1"] == 0
         and alone["specificity"] == pytest.approx(2 / 3)
     )
-    with pytest.raises(ValueError, match="Unknown metric"):
-        stats.measure("kappa", np.array([True]), np.ones((1, 1)))
-    assert stats.binary_metrics([1, 0], [0.3, 0.3], threshold=0.3) == dict(
+    assert stats.binary_metrics([1, 0], [0.5, 0.5]) == dict(
         accuracy=0.5, f1=pytest.approx(2 / 3), sensitivity=1, specificity=0, auc=0.5
     )
+    with pytest.raises(ValueError, match="'kappa'"):
+        stats.measure("kappa", np.array([True]), np.ones((1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_degenerate_metrics():
     [
         ([0, 2], [0.1, 0.2], "row 1"),
         ([0, 1], [0.1, np.nan], "row 1"),
-        ([0, 1], [0.1], "same length"),
-        ([], [], "empty"),
+        ([0, 1], [0.1], "scores"),
+        ([], [], "labels"),
     ],
 )
 def test_bad_metrics_input_is_named(y, score, word):
@@ -153,11 +153,11 @@ def broken(change):
     [
         (lambda f: f.iloc[1:], "b, run 1: 0.png"),
         (lambda f: f.assign(file=f.file.replace("5.png", "5000.png")), "b, run 1: 5"),
-        (lambda f: pd.concat([f, f.iloc[[7]]]), "b, run 1: 7.png occurs twice"),
+        (lambda f: pd.concat([f, f.iloc[[7]]]), "b, run 1: 7.png"),
         (lambda f: f.assign(p1=f.p1.mask(f.file == "3.png")), "b, run 1: .*3.png"),
         (
             lambda f: f.assign(participant=f.participant.replace("x2", "y")),
-            "b, run 1: .*participant",
+            "b, run 1: .*png",
         ),
         (lambda f: f.drop(columns="kl"), "b, run 1: .*'kl'"),
         (lambda f: f.assign(split="val"), "b, run 1: .*'test'"),
@@ -171,7 +171,7 @@ def test_stack_names_run_and_knee(change, words):
 def test_stack_refuses_labels_that_are_not_the_grades_index():
     bad = frames(seed=1)
     bad[0].loc[0, "label"] = 1 - bad[0].loc[0, "label"]
-    with pytest.raises(ValueError, match="label and grade disagree"):
+    with pytest.raises(ValueError, match="^a: .* 0.png"):
         stats.stack(dict(a=bad))
 
 
@@ -187,7 +187,7 @@ def test_draws_count_participants_and_repeat_with_the_seed():
         and (d.counts.sum(1) == 5).all()
     )
     assert not np.array_equal(d.counts, stats.draws(who, n=1200, seed=5).counts)
-    w = np.concatenate(list(d.weights(chunk=7)))
+    w = np.concatenate(list(d.weights()))
     assert np.array_equal(w[:, 0], w[:, 1]) and np.array_equal(w[:, 4], w[:, 5])
     # a participant is drawn once on average, with the variance 1 - 1/G of the multinomial
     assert d.counts.mean(0) == pytest.approx(np.ones(5), abs=5 * np.sqrt(0.8 / 1200))
@@ -195,7 +195,7 @@ def test_draws_count_participants_and_repeat_with_the_seed():
 
 
 def test_one_participant_is_refused():
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(ValueError, match="participant"):
         stats.draws(["a", "a"])
 
 
@@ -242,7 +242,7 @@ def test_one_seed_says_so():
 
 
 def test_standard_error_is_the_clusters():
-    # every participant's two knees agree: the error of the mean is that of 60 participants, not of 120 knees
+    # every participant's two knees agree: the error is that of 60 participants, not of 120 knees
     x = np.random.default_rng(0).random(60)
     both = stats.bootstrap_interval(np.repeat(x, 2), np.repeat(np.arange(60), 2), seed=1)
     assert both.replicates.std() == pytest.approx(x.std() / np.sqrt(60), rel=0.05)
@@ -256,7 +256,7 @@ def test_student_widens_by_the_seeds_spread():
     people = stats.bootstrap_interval(x).replicates
     student = stats.bootstrap_interval(x + shift[:, None], student=True)
     t = (student.replicates - 0.05 - people) / (shift.std(ddof=1) / 2)
-    # Student's t with three degrees of freedom: its quartiles, within five standard errors of a quantile from 10,000
+    # Student's t with 3 degrees of freedom: its quartiles, within 5 standard errors from 10,000
     assert np.quantile(t, [0.25, 0.5, 0.75]) == pytest.approx([-0.765, 0, 0.765], abs=0.08)
     assert student.over.endswith("(Student)")
 
@@ -282,9 +282,9 @@ def test_percentile_edges():
     assert np.isnan(stats.percentile(np.full(5, np.nan))).all() and np.isnan(
         stats.two_sided(np.full(5, np.nan))
     )
-    with pytest.raises(ValueError, match="at least 200"):
+    with pytest.raises(ValueError, match="200"):  # so many resamples are needed
         stats.percentile(r, 0.99)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="level"):
         stats.percentile(r, 95)
 
 
@@ -305,8 +305,6 @@ def test_difference_is_antisymmetric_and_paired():
         )  # the same participants and seeds
     other = stats.paired_difference(runs["a"], runs["c"], n=999)
     assert other.seeds == 2 and other.per_seed == ()
-    with pytest.raises(ValueError, match="same number of runs"):
-        stats.paired_difference(runs["a"], runs["c"], n=99, paired=True)
     same = stats.paired_difference(runs["a"], runs["a"], n=999)
     assert (same.low, same.high, same.p) == (0, 0, 1)
 
@@ -325,18 +323,18 @@ def test_mean_difference_is_the_mean_with_the_same_draws():
 def test_differently_ordered_runs_are_refused():
     a = stats.stack(dict(a=frames(seed=1)))["a"]
     b = stats.stack(dict(b=[f.iloc[::-1] for f in frames(seed=2)]))["b"]
-    with pytest.raises(ValueError, match="align them"):
+    with pytest.raises(ValueError, match="stack"):
         stats.paired_difference(a, b)
 
 
 @pytest.mark.parametrize(
     "values, clusters, word",
-    [(np.ones(5), np.arange(6), "do not fit"), (np.array([1, np.nan, 0]), None, "knee 1")],
+    [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "knee 1")],
 )
 def test_bad_values_are_named(values, clusters, word):
     with pytest.raises(ValueError, match=word):
         stats.bootstrap_interval(values, clusters, n=99)
-    with pytest.raises(ValueError, match="needs `clusters`"):
+    with pytest.raises(ValueError, match="clusters"):
         stats.bootstrap_interval(lambda w: w)
 
 
@@ -385,13 +383,11 @@ def test_what_was_not_run_counts_in_the_family(seed, m):
             r.mean(), *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r
         )
 
-    found, absent = (
-        [interval(rng.normal(rng.choice([0, 2, 3]), 1, 1999)) for _ in range(m)],
-        [interval(np.r_[-1.0, 1, rng.normal(0, 1, 998), 0])] * 3,
-    )
-    absent = [replace(i, p=1.0) for i in absent]
-    assert stats.holm_intervals(found, m + 3) == stats.holm_intervals([*found, *absent])[:m]
-    with pytest.raises(ValueError, match="smaller"):
+    found = {i: interval(rng.normal(rng.choice([0, 2, 3]), 1, 1999)) for i in range(m)}
+    absent = replace(interval(np.r_[-1.0, 1, rng.normal(0, 1, 998), 0]), p=1.0)
+    whole = stats.holm_intervals(found | {m + i: absent for i in range(3)})
+    assert stats.holm_intervals(found, m + 3) == {i: whole[i] for i in range(m)}
+    with pytest.raises(ValueError, match="family"):
         stats.holm_intervals(found, m - 1 or -1)
 
 
@@ -401,11 +397,12 @@ def test_a_missing_participant_is_no_participant():
 
 
 def test_holm_stops_at_the_first_that_is_not_significant():
-    # p values just above 0.025: each would pass alone at 0.05, Holm passes neither, and neither interval may exclude 0
+    # p values just above 0.025: each would pass alone at 0.05, Holm passes neither
     r = np.r_[np.linspace(-1, -0.01, 30), np.linspace(0.01, 2, 1969)]
-    pair = [
-        stats.Interval(1, *stats.percentile(x), stats.two_sided(x), 0.95, 3, "", (), x)
+    pair = {
+        len(x): stats.Interval(1, *stats.percentile(x), stats.two_sided(x), 0.95, 3, "", (), x)
         for x in (r, np.r_[r, -0.5])
-    ]
-    assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair)
-    assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in stats.holm_intervals(pair))
+    }
+    assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair.values())
+    adjusted = stats.holm_intervals(pair).values()
+    assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in adjusted)

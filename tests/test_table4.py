@@ -1,48 +1,36 @@
-"""Tables IV and VI on predictions whose truth is known: what is not run stays empty, one side alone is shown, the family is sixteen."""
+"""Table IV where the truth is known: what is not run stays empty, the family is sixteen."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.text import Text
 from scipy.stats import norm
 
-from koa_repro.claims import both_ways
-from koa_repro.paper import table4 as comparison
+from koa_repro import results
 from koa_repro.paper.table4 import (
     against_table,
     comparison_claims,
     comparison_table,
-    detectable,
-    detectable_says,
-    draw_comparison,
+    draw,
+    leads,
     lightness,
     ours_against_each,
-    show_comparison,
-)
-from koa_repro.paper.table6 import (
-    applied,
-    applied_specs,
-    gains,
-    gains_claims,
-    gains_table,
-    gains_verdict,
-    hybrid_table,
-    show_hybrid,
+    show,
+    show_costs,
 )
 from koa_repro.phantom import make_knees
 from koa_repro.results import (
     ATTENTION,
     RELEASED,
     comparison_specs,
-    hybrid_specs,
+    detectable,
     one_step,
     others,
     rows_of,
+    would_show,
 )
 from koa_repro.stats import Interval
 from koa_repro.study import Study, study_spec
@@ -52,7 +40,7 @@ N = 400
 
 @dataclass
 class Known:
-    "A run that calls a given share of the test knees rightly; which ones, follows from the seed."
+    "A run that classifies a given share of the test knees correctly; the seed says which."
 
     right: float
     seed: int = 0
@@ -125,16 +113,14 @@ def test_a_row_without_a_run_stays_empty(specs):
         and table.state["VGG-16"] == "not run"
         and table.state["Ours"] == "1 of 1"
     )
-    shown = show_comparison(table.reset_index(drop=True)).set_index("model")
-    assert (
-        shown["accuracy, ours"]["VGG-16"] == shown["F1, ours"]["VGG-16"] == "not run"
-        and shown["accuracy, ours"]["VGG-19"] == "not trained"
-    )
-    assert (
-        "Nasser (DRAE-like)" in shown.index
-        and shown["why the size differs"]["Nasser (DRAE-like)"]
-        and not shown["why the size differs"]["Resnet-18"]
-    )
+    shown = show(table.reset_index(drop=True)).set_index("model")
+    assert (shown["accuracy, ours"] == "not run").sum() == 17
+    assert shown.loc[["VGG-16", "VGG-19"], "runs"].tolist() == ["not run", "built, one step"]
+    costs = show_costs(table.reset_index(drop=True)).set_index("model")
+    assert costs["why the size differs"]["Nasser (DRAE-like)"]
+    assert not costs["why the size differs"]["Resnet-18"]
+    assert costs["training on"].tolist().count("a device") == 2
+    assert costs["one knee, ms"].str.fullmatch(r"\d+").all()
 
 
 def test_nothing_run_is_a_table_too(specs, study):
@@ -151,7 +137,9 @@ def test_nothing_run_is_a_table_too(specs, study):
         "not decided",
         "counted",
     ]
-    draw_comparison(table, "nothing was run")
+    assert {"train_ms", "device"} < set(table), "the columns do not depend on the runs"
+    assert leads(against_table({})).startswith("Of the sixteen others 0 ")
+    plt.close(draw(table, "nothing was run"))
 
 
 def test_the_family_is_sixteen_whoever_was_run(specs):
@@ -190,27 +178,22 @@ def test_detectable_has_its_power():
     "A difference of this size, with the interval's own error, is found in four of five."
     rng = np.random.default_rng(0)
     found = Interval(0, 0, 0, 1, 0.95, 1, "", replicates=rng.normal(0, 0.02, 200_000))
-    z = rng.normal(detectable(found), 0.02, 200_000) / 0.02
+    z = rng.normal(detectable(found, 16), 0.02, 200_000) / 0.02
     assert abs((z > norm.ppf(1 - 0.05 / 32)).mean() - 0.8) < 0.01
 
 
-def test_one_row_with_one_training_among_others_is_said(specs):
+def test_one_run_among_three_seeds_is_counted(specs):
     three = [
         [Known(0.9 - 0.1 * (row != "Ours"), 10 * i + s) for s in range(3)]
         for i, row in enumerate(("Ours", "Antony", "Nasser"))
     ]
-    rows = (
-        rows_with(specs)
-        | dict(zip(("Ours", "Antony", "Nasser"), three))
-        | {"Nasser": [three[2][0], None, None]}
-    )
-    table = against_table(ours_against_each(rows, n=500))
-    assert table.set_index("row").seeds.to_dict() == dict(
-        Antony=3, Nasser=1
-    ) and "not in 1 of these 2" in detectable_says(table)
-    assert "seeds' chance" not in detectable_says(
-        table[table.row == "Antony"]
-    ) and "not in it" in detectable_says(table[table.row == "Nasser"])
+    rows = rows_with(specs) | dict(zip(("Ours", "Antony"), three))
+    rows |= {"Nasser": [three[2][0], None, None]}
+    found = ours_against_each(rows, n=500)
+    assert against_table(found).set_index("row").seeds.to_dict() == dict(Antony=3, Nasser=1)
+    assert "ignores seed variability" in would_show(found["Nasser"], 1.05)
+    assert "ignores seed variability" not in would_show(found["Antony"], 1.05)
+    assert would_show(None, 1.05) == ""
 
 
 def test_two_seeds_that_agree_hold_by_drawing_and_not_by_student(study, specs):
@@ -218,51 +201,13 @@ def test_two_seeds_that_agree_hold_by_drawing_and_not_by_student(study, specs):
         "Ours": [Known(0.93, 100), Known(0.93, 101)]
     }
     table = comparison_table(rows_with(specs), specs)
-    found = both_ways(
-        lambda student: comparison_claims(
-            ours_against_each(rows, n=1000, student=student), table, study
-        )
-    ).set_index("id")
-    assert (
-        found.verdict.C06 == "holds"
-        and found.verdict_student.C06 == "not decided"
-        and found.verdict_student.C22 == "counted"
+    drawn, cautious = (
+        comparison_claims(ours_against_each(rows, n=1000, student=student), table, study)
+        .set_index("id")
+        .verdict
+        for student in (False, True)
     )
-
-
-FAT = """
-import subprocess, sys
-big = bytearray(700 << 20)
-for i in range(0, len(big), 4096): big[i] = 1
-print(subprocess.run([sys.executable, "-c", "from koa_repro.paper.table4 import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True).stdout)
-"""
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="elsewhere a child starts with its parent's peak"
-)
-def test_peak_memory_is_not_the_parents():
-    lean = float(
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from koa_repro.paper.table4 import peak_memory; print(peak_memory())",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )
-    assert (
-        float(
-            subprocess.run(
-                [sys.executable, "-c", FAT], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        == pytest.approx(lean, rel=0.1)
-        and lean < 0.68
-    )
+    assert drawn.C06 == "holds" and cautious.C06 == "not decided" and cautious.C22 == "counted"
 
 
 def test_counted_lightness():
@@ -276,28 +221,6 @@ def test_counted_lightness():
     assert lightness(table) == "fewer parameters than 15 of 16, fewer multiply-adds than 8 of 16"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_labels_never_cover_each_other(specs, seed):
-    rng = np.random.default_rng(seed)
-    table = comparison_table(
-        rows_with(
-            specs,
-            **{
-                row.replace("-", "_"): Known(rng.uniform(0.75, 0.9), i)
-                for i, row in enumerate(specs)
-            },
-        ),
-        specs,
-        n=100,
-    )
-    fig, labels = draw_comparison(table, "labels")
-    fig.canvas.draw()
-    boxes = [Text.get_window_extent(l) for l in labels]
-    assert len(boxes) == 19 and not any(
-        a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]
-    )
-
-
 class NoNumber(torch.nn.Module):
     def forward(self, logits, labels):
         return logits.sum() * float("nan")
@@ -309,79 +232,9 @@ def test_one_step_is_refused_where_it_is_no_number(tmp_path, monkeypatch):
         study_spec(Study(out=str(tmp_path), store=str(tmp_path)), network="antony"),
     )
     assert np.isfinite(one_step(spec, knees))
-    monkeypatch.setattr(comparison, "build_loss", lambda spec: NoNumber())
+    monkeypatch.setattr(results, "build_loss", lambda spec: NoNumber())
     with pytest.raises(ValueError, match="at the first step"):
         one_step(spec, knees)
-
-
-def both_losses(study, **found):
-    specs = hybrid_specs(study) | applied_specs(study)
-    return {row: [found.get(row.replace("-", "_").replace(", ", "__"))] for row in specs}
-
-
-def test_one_side_alone_is_shown(study):
-    rows = both_losses(
-        study, Tiulpin__ce=Known(0.8), Ours__ce=Known(0.9), Ours__hybrid=Known(0.85, 1)
-    )
-    table = hybrid_table(rows).set_index("row", drop=False)
-    assert (
-        table.ce["Tiulpin"] == pytest.approx(80)
-        and np.isnan(table.hybrid["Tiulpin"])
-        and np.isnan(table.difference["Tiulpin"])
-    )
-    assert (table.runs_ce["Tiulpin"], table.runs_hybrid["Tiulpin"], table.runs_done["Tiulpin"]) == (
-        1,
-        0,
-        0,
-    ) and table.difference["Ours"] == pytest.approx(-5)
-    shown = show_hybrid(table.reset_index(drop=True)).set_index("model")
-    line = shown.loc["Tiulpin, best weights"]
-    assert (
-        line["ours cross-entropy"].startswith("80.00")
-        and line["ours hybrid"] == "not run"
-        and line["ours difference"] == ""
-    )
-    assert shown.loc["VGG-11", "ours cross-entropy"] == "not run" and list(table.row) == [
-        *applied(),
-        ATTENTION,
-    ]
-
-
-def test_all_seven_are_needed_and_each_must_gain(study):
-    def seven(**hybrid):
-        return {
-            f"{name}, {loss}": [
-                Known(0.7 if loss == "ce" else hybrid.get(name, 0.85), 10 * i + s) for s in range(2)
-            ]
-            for i, name in enumerate([*applied(), ATTENTION])
-            for loss in ("ce", "hybrid")
-        }
-
-    found = gains(seven())
-    assert (
-        len(found) == 7
-        and gains_verdict(found, study) == "holds"
-        and (gains_table(found).p_holm < 0.05).all()
-    )
-    assert gains_verdict(gains(seven(Antony=0.5)), study) == "fails"
-    del found["Ours"]
-    assert gains_verdict(found, study) == "not decided"
-
-
-def test_all_ways_to_c14(study):
-    found = gains(
-        {
-            f"{name}, {loss}": [Known(0.7 if loss == "ce" else 0.85, 10 * i + s) for s in range(2)]
-            for i, name in enumerate([*applied(), ATTENTION])
-            for loss in ("ce", "hybrid")
-        }
-    )
-    line = gains_claims(found, study).iloc[0]
-    assert (
-        line.id == "C14"
-        and line.verdict == gains_verdict(found, study)
-        and line.ours.startswith("7 of 7 networks have both losses; 7 gain")
-    )
 
 
 def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):

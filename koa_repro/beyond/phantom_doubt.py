@@ -35,15 +35,14 @@ from koa_repro.phantom import (
     make_knees,
     severity_posterior,
 )
-from ..plotting import COLORS, PAGE, use_style
+from ..plotting import COLORS, PAGE
 from koa_repro.results import (
     LOSS_NAMES,
     Entry,
     interval_text,
     line,
     register,
-    save_figure,
-    save_table,
+    save,
 )
 from ..runs import RunSpec
 from ..specs import build_loss, build_network
@@ -54,10 +53,9 @@ from ..training import Recipe, Trainer, fit, predict
 # %% ../../nbs/beyond/phantom_doubt.ipynb #de276ceb
 def truth(
     knees: KneeSet,  # of `make_knees`
-) -> (
-    pd.DataFrame
-):  # file, participant, kl, label, readers, five, best: one row a knee, shares in [0, 1]
-    "The confidence in each knee's label of readers who choose among these grades or among all five, and of the best judge of its signs."
+) -> pd.DataFrame:  # file, participant, kl, label, readers, five, best: shares in [0, 1]
+    """The confidence in each knee's label of readers who choose among these grades (`readers`)
+    or among all five (`five`), and of the best judge of its signs."""
     known, grades, at = latents(knees), list(knees.grades), np.arange(len(knees))
     seen = known[[f"p{k}" for k in grades]].to_numpy()
     weights, variance = severity_posterior()
@@ -81,7 +79,7 @@ def truth(
 
 _DRAWN = dict(
     osteophyte=(2.8, 1.8, 0.0), sclerosis=(0.8, 1.4, 0.4), spines=(0.2, 2.0, 0.0)
-)  # size = a * log(1 + exp(b * sign - c)), as notebook 02 draws it
+)  # size = a * log(1 + exp(b * sign - c)), as the phantom has it
 
 
 def _signs(known: pd.DataFrame) -> np.ndarray:  # (N, 8)
@@ -108,9 +106,7 @@ FRESH_SEED = 1  # of the second phantom; the first has seed 0
 
 def witness_study(
     study: Study,
-) -> tuple[
-    Study, Recipe, int, str
-]:  # on the phantom; recipe; knees of the second phantom; what it is, for titles
+) -> tuple[Study, Recipe, int, str]:  # recipe; knees of the second phantom; for titles
     "The same study on synthetic knees, whatever its own."
     recipe = replace(study.settings.recipe, epochs=max(study.settings.recipe.epochs, SHORTEST))
     says = (
@@ -142,10 +138,8 @@ def watched(
     fresh: Callable[[], KneeSet],  # unseen
     store: Path,  # where finished ones lie
     train: bool = True,  # train where it is not there
-) -> (
-    dict | None
-):  # confidence (E, N) of the training knees by epoch; logits of the validation and of the fresh knees; None where it is not there
-    "One training, watched: made once, then read."
+) -> dict | None:  # confidence (E, N) by epoch; logits `val` and `fresh`; None where not there
+    "One run, watched: the confidence in each training knee after every epoch. Made once."
     file = Path(store) / "watched" / f"{spec.id}.npz"
     if not file.exists():
         if not train:
@@ -221,7 +215,8 @@ def low_by_epoch(
     facts: pd.DataFrame,  # of the training knees
     n: int = 1_000,  # resamples
 ) -> pd.DataFrame:  # measure, epoch, loss, estimate, low, high, seeds
-    "The low set's hits, epoch by epoch, with intervals over participants and trainings; then chance and ceiling, with epoch 0."
+    """The low set's hits, epoch by epoch, with intervals over participants and seeds; then the
+    ceiling, with epoch 0."""
     label, drawn, lines = facts.label.to_numpy(), draws(facts.participant, n), []
     doubtful = sets_of(facts.readers.to_numpy(), label) == LOW
     line = lambda loss, epoch, i: lines.append(
@@ -254,7 +249,7 @@ def above_from(
     part: pd.DataFrame,  # one loss's lines of `low_by_epoch`
     chance: float,
 ) -> int | None:  # an epoch; None where the last epoch's interval is not above chance
-    "The epoch from which on every interval lies above chance, to the last. The first one that does may be the luck of many looks."
+    "The epoch from which on every interval lies above chance, to the last."
     part = part.sort_values("epoch")
     lasts = (part.low > chance).iloc[::-1].cummin()[::-1]
     return int(part.epoch[lasts].iloc[0]) if lasts.any() else None
@@ -307,7 +302,7 @@ def closeness(
     facts: pd.DataFrame,  # of the unseen knees
     n: int = 1_000,  # resamples
 ) -> dict[tuple, Interval]:  # (measure, kind or "hybrid - ...") -> interval
-    "Distance and rank correlation to the readers' confidence, and the differences to the hybrid loss."
+    "Distance and rank correlation to the readers' confidence, and hybrid minus the others."
     drawn, readers, label = (
         draws(facts.participant, n),
         facts.readers.to_numpy(),
@@ -346,7 +341,8 @@ def draw_witness(
     chance: float,
     title: str,  # which knees, how thoroughly
 ):
-    "The low set's hits by epoch; the readers' doubt in H, M and L; the network's confidence beside the readers'."
+    """The low set's hits by epoch; the readers' doubt in H, M and L; the network's confidence
+    beside the readers'."""
     fig, (left, mid, right) = plt.subplots(1, 3, figsize=(PAGE, 3.1), width_ratios=(1.1, 0.8, 1.1))
     _hits(left, epochs, chance)
     for k, loss in enumerate(LOSS_NAMES):
@@ -425,7 +421,8 @@ def _lines(read):
     found = read("witness")
     made = [
         line(
-            f"SYNTHETIC knees: the low set's share of knees that readers doubt most, %, {LOSS_NAMES[r.loss]}",
+            "SYNTHETIC knees: share of the low set that readers doubt most, %, "
+            + LOSS_NAMES[r.loss],
             np.nan,
             interval_text(r, scale=100, digits=0),
             r.runs_done,

@@ -1,4 +1,4 @@
-"""koa_repro.beyond.loss_variants and the slice of notebook 10: one change at a time, and a target from knees that are used for nothing else."""
+"""koa_repro.beyond.loss_variants and the held-out slice: one change at a time, and a target from knees that are used for nothing else."""
 
 import json
 from dataclasses import replace
@@ -11,13 +11,13 @@ import torch
 
 from koa_repro.beyond.loss_variants import (
     BASE,
-    FORKS,
+    VARIANTS_OF_LOSS,
     JUDGED,
-    draw_forks,
-    fork_specs,
-    fork_table,
+    draw_variants,
+    variant_specs,
+    variant_table,
     pushes,
-    show_forks,
+    show_variants,
 )
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
@@ -146,8 +146,8 @@ def leaves(d, at=()):
     }
 
 
-def test_every_fork_changes_one_thing_and_the_letter_of_the_print_two():
-    specs = {name: s[0] for name, s in fork_specs(Study("preview", "reference")).items()}
+def test_every_variant_changes_one_thing_and_the_letter_of_the_print_two():
+    specs = {name: s[0] for name, s in variant_specs(Study("preview", "reference")).items()}
     base = leaves(specs[BASE].description)
     for name, spec in specs.items():
         other = leaves(spec.description)
@@ -156,12 +156,12 @@ def test_every_fork_changes_one_thing_and_the_letter_of_the_print_two():
         options = set(spec.options + spec.loss_options) ^ set(
             specs[BASE].options + specs[BASE].loss_options
         )
-        assert len(options) == FORKS[name].changes * (name != BASE) * (not FORKS[name].recipe), name
-    assert [name for name, f in FORKS.items() if f.changes > 1] == ["one-hot print, to the letter"]
+        assert len(options) == VARIANTS_OF_LOSS[name].changes * (name != BASE) * (not VARIANTS_OF_LOSS[name].recipe), name
+    assert [name for name, f in VARIANTS_OF_LOSS.items() if f.changes > 1] == ["one-hot print, to the letter"]
     assert dict(specs["one-hot print, to the letter"].loss_options) == dict(
         reading="printed-onehot", reduction="sum"
     )
-    assert len({s.id for s in specs.values()}) == len(FORKS)
+    assert len({s.id for s in specs.values()}) == len(VARIANTS_OF_LOSS)
 
 
 def test_the_push_is_the_slope_worked_by_hand():
@@ -199,12 +199,12 @@ class Made:
 
 
 def test_a_planted_difference_is_found_and_no_other(tmp_path):
-    rows = {name: [None, None] for name in FORKS} | {
+    rows = {name: [None, None] for name in VARIANTS_OF_LOSS} | {
         BASE: [Made(s, 1.0) for s in range(2)],
         "sum": [Made(s, 2.0) for s in range(2)],
         "no guard": [Made(0, 1.0), None],
     }
-    table, found = fork_table(rows, n=499)
+    table, found = variant_table(rows, n=499)
     assert set(found) == {(n, m) for n in ("sum", "no guard") for m in JUDGED}
     at = table.set_index(["row", "measure"])
     assert (
@@ -220,49 +220,49 @@ def test_a_planted_difference_is_found_and_no_other(tmp_path):
         and at.shared["no guard", "ece"] == 1
         and at.p_holm.isna()["channel attention", "brier"]
     )
-    shown = show_forks(table)
+    shown = show_variants(table)
     assert (
         shown.loc["channel attention"].eq("not run").sum() == 2 * len(JUDGED)
         and shown.loc["sum"].ne("not run").all()
     )
-    draw_forks(table, "made up").savefig(tmp_path / "f.png")
+    draw_variants(table, "made up").savefig(tmp_path / "f.png")
 
 
-def test_the_family_is_all_forks_whether_run_or_not():
+def test_the_family_is_all_variants_whether_run_or_not():
     "What has not come yet counts as p = 1, so that its coming takes no significance away; one training is not judged."
-    base = {name: [None, None] for name in FORKS} | {
+    base = {name: [None, None] for name in VARIANTS_OF_LOSS} | {
         BASE: [Made(s, 1.0) for s in range(2)],
         "sum": [Made(s, 1.05) for s in range(2)],
     }
-    table, found = fork_table(base, n=499)
+    table, found = variant_table(base, n=499)
     p = found["sum", "accuracy"].p
     adjusted = lambda t: t.set_index(["row", "measure"]).p_holm["sum", "accuracy"]
-    assert adjusted(table) == pytest.approx(min(1, (len(FORKS) - 1) * p)) and 0 < p < 0.5
-    more, _ = fork_table(
+    assert adjusted(table) == pytest.approx(min(1, (len(VARIANTS_OF_LOSS) - 1) * p)) and 0 < p < 0.5
+    more, _ = variant_table(
         base
         | {name: [Made(s, 1.0) for s in range(2)] for name in ("mean of each set", "masked print")},
         n=499,
     )
     assert adjusted(more) == pytest.approx(adjusted(table))
-    lone, found = fork_table(base | {"no guard": [Made(0, 3.0), None]}, n=499)
+    lone, found = variant_table(base | {"no guard": [Made(0, 3.0), None]}, n=499)
     assert (
         found["no guard", "accuracy"].p < 0.01
         and lone[lone.row == "no guard"].p_holm.isna().all()
         and adjusted(lone) == pytest.approx(adjusted(table))
     )
-    assert show_forks(lone).loc["no guard", "p (Holm), accuracy"] == ""
+    assert show_variants(lone).loc["no guard", "p (Holm), accuracy"] == ""
 
 
 def test_nothing_run_goes_through(tmp_path):
-    table, found = fork_table({name: [None] for name in FORKS})
+    table, found = variant_table({name: [None] for name in VARIANTS_OF_LOSS})
     assert (
         not found
         and table.estimate.isna().all()
         and (
-            show_forks(table).drop(
-                columns=["trainings", "p (Holm), accuracy", "seeds in the differences"]
+            show_variants(table).drop(
+                columns=["runs", "p (Holm), accuracy", "seeds in the differences"]
             )
             == "not run"
         ).all(axis=None)
     )
-    draw_forks(table, "none").savefig(tmp_path / "f.png")
+    draw_variants(table, "none").savefig(tmp_path / "f.png")

@@ -1,4 +1,4 @@
-"""The other networks of Table IV: their sizes, their views, a step and a prediction each, and their way through the run store."""
+"""Networks: sizes, views, a step and a prediction each, the registry, and the way to a kept run."""
 
 import subprocess
 import sys
@@ -9,8 +9,17 @@ import torch
 
 from koa_repro.data import GRADES
 from koa_repro.losses import HybridLoss
-from koa_repro.model import multiply_adds
-from koa_repro.networks import COMPARATORS, create, fitting, names, weigh, within_share
+from koa_repro.model import SiameseGAP, pool_map
+from koa_repro.networks import (
+    NETWORKS,
+    Network,
+    create,
+    fitting,
+    multiply_adds,
+    names,
+    weigh,
+    within_share,
+)
 from koa_repro.patches import VIEWS, DeviceKnees, blank, view_of
 from koa_repro.phantom import make_knees
 from koa_repro.runs import knees_id, make_run, reopen
@@ -35,9 +44,10 @@ SIZES = {
     "antony": 5_467_234,
     "tiulpin": 2_366_722,
     "tiulpin-64": 593_538,
+    "siamese-gap": 2_688_482,
 }
 QUICK = Recipe(epochs=1, batch=4, pixels=32, schedule="onecycle")
-LIGHT = [n for n in COMPARATORS if not n.startswith("vgg")]
+TRAINED = [n for n in NETWORKS if not n.startswith("vgg")]
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +62,20 @@ def five():
 
 @pytest.mark.parametrize("name", names())
 def test_sizes_to_the_parameter(name):
-    count, cost = weigh(COMPARATORS[name])
+    count, cost = weigh(NETWORKS[name])
     assert cost > 0 and (count == SIZES[name] if name in SIZES else abs(count / 11.37e6 - 1) < 0.01)
-    assert weigh(COMPARATORS[name], classes=5)[0] > count
+    assert weigh(NETWORKS[name], classes=5)[0] > count
+
+
+def needs(name):
+    "Options at 32 pixels."
+    return dict(padding=1) if name == "siamese-gap" else fitting(name, 32)
 
 
 def trained_one_step(name, knees, loss, precision="float32"):
     torch.manual_seed(0)
     trainer = Trainer(
-        create(name, len(knees.grades), **fitting(name, 32)),
+        create(name, len(knees.grades), **needs(name)),
         loss,
         knees,
         QUICK,
@@ -77,7 +92,7 @@ def trained_one_step(name, knees, loss, precision="float32"):
     return trainer
 
 
-@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_network_takes_a_step_and_predicts(name, knees):
     trainer = trained_one_step(name, knees, torch.nn.CrossEntropyLoss())
     assert [v.shape[1:] for v in trainer.val.views(torch.arange(1))] == [
@@ -99,9 +114,9 @@ def test_half_precision(knees):
 
 VGGS = """
 import sys, torch
-from koa_repro.paper.table4 import peak_memory
+from koa_repro.tools.network_costs import peak_memory
 sys.path.insert(0, 'tests')
-from test_comparators import make_knees, trained_one_step, predict, COMPARATORS
+from test_networks import make_knees, trained_one_step, predict
 for name in ('vgg-11', 'vgg-13', 'vgg-16', 'vgg-19'):
     trainer = trained_one_step(name, make_knees(24, seed=4), torch.nn.CrossEntropyLoss())
     assert predict(trainer.model, trainer.val).isfinite().all(); del trainer
@@ -123,7 +138,7 @@ def test_the_big_ones_fit_into_memory():
 def test_multiply_adds_without_content_are_those_of_a_pass():
     for name in ("antony", "nasser", "tiulpin-64"):
         net = create(name)
-        assert weigh(COMPARATORS[name])[1] == multiply_adds(net, *blank(view_of(net)))
+        assert weigh(NETWORKS[name])[1] == multiply_adds(net, *blank(view_of(net)))
 
 
 def test_a_linear_layer_counts_with_and_without_bias():
@@ -133,7 +148,7 @@ def test_a_linear_layer_counts_with_and_without_bias():
 
 @pytest.mark.parametrize("name", ["nasser", "antony", "tiulpin-64"])
 def test_a_run_is_kept_and_reopened(name, knees, tmp_path):
-    "The trained network, taken from its folder, predicts from its own view what the run's predictions say."
+    "Taken from its folder, the network predicts from its own view what the run's predictions say."
     spec = RunSpec(
         knees_id(knees.frame()),
         network=name,
@@ -179,7 +194,9 @@ def test_every_profile_fits_every_network(tmp_path):
 def test_names_are_the_papers():
     from koa_repro.claims import paper_numbers
 
-    assert set(paper_numbers("IV").row.str.lower()) == set(names()) - {"tiulpin-64"} | {"ours"}
+    printed = {n.row for n in NETWORKS.values() if n.printed}
+    assert set(paper_numbers("IV").row) == printed
+    assert {n for n in names() if not NETWORKS[n].printed} == {"tiulpin-64"}
 
 
 def test_auxiliary_reaches_the_gradient_and_is_taken_once(knees):
@@ -206,8 +223,107 @@ def test_within_share_falls_as_grades_part():
 
 
 def test_monai_is_imported_only_where_it_is_needed():
-    code = "import sys; sys.modules['monai'] = None; from koa_repro.specs import RunSpec, build_network; build_network(RunSpec('a', network='antony'))\ntry: build_network(RunSpec('a', network='resnet-18'))\nexcept ImportError as e: print(e)"
+    code = """
+import sys
+sys.modules['monai'] = None
+from koa_repro.specs import RunSpec, build_network
+build_network(RunSpec('a', network='antony'))
+try:
+    build_network(RunSpec('a', network='resnet-18'))
+except ImportError as e:
+    print(e)
+"""
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert "pip install monai" in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_entry_describes_its_network(name):
+    "View and layer are the network's own; the layer's map has a height and a width."
+    entry = NETWORKS[name]
+    with torch.device("meta"):
+        net = create(name).eval()
+        assert view_of(net) == entry.view
+        seen = {}
+        for path, module in net.named_modules():
+            module.register_forward_hook(lambda m, i, o, path=path: seen.update({path: o}))
+        net(*blank(entry.view))
+    maps = seen[entry.layer]
+    assert maps.ndim == 4 and min(maps.shape[2:]) > 1
+
+
+def test_names_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="alexnet.*siamese-gap"):
+        create("alexnet")
+
+
+def test_a_network_added_to_the_registry_is_specified_and_trained(knees, monkeypatch):
+    class Tiny(torch.nn.Module):
+        view = "joint"
+
+        def __init__(self, classes: int = 2, scale: float = 1.0):
+            super().__init__()
+            self.map, self.head = torch.nn.Identity(), torch.nn.Linear(1, classes)
+            self.scale = scale
+
+        def forward(self, joint):
+            return self.head(pool_map(self.map(joint), "gap") * self.scale)
+
+    with pytest.raises(ValueError, match="tiny"):
+        RunSpec("abc", network="tiny")
+    monkeypatch.setitem(NETWORKS, "tiny", Network(Tiny, "Tiny", "map", light=True, printed=False))
+    plain, scaled = (RunSpec("abc", network="tiny", options=o) for o in ({}, dict(scale=2.0)))
+    assert plain.id == RunSpec("abc", network="tiny", options=dict(scale=1.0)).id != scaled.id
+    assert build_network(scaled).scale == 2.0
+    trained_one_step("tiny", knees, torch.nn.CrossEntropyLoss())
+
+
+def test_pooling_is_the_mean_and_the_maximum():
+    x = torch.randn(3, 5, 7, 4, requires_grad=True)
+    for pool, value in (("gap", x.mean((2, 3))), ("gmp", x.amax((2, 3)))):
+        mine = pool_map(x, pool)
+        torch.testing.assert_close(mine, value, atol=1e-6, rtol=0)
+        weight = torch.randn_like(mine)
+        both = [
+            torch.autograd.grad((v * weight).sum(), x, retain_graph=True)[0] for v in (mine, value)
+        ]
+        torch.testing.assert_close(*both, atol=1e-6, rtol=0)
+    assert (
+        pool_map(x.bfloat16(), "gap").dtype == pool_map(x.bfloat16(), "gmp").dtype == torch.float32
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(pool="max"),
+        dict(positions=()),
+        dict(positions=(0, 1)),
+        dict(positions=(1, 1)),
+        dict(fusion="sum"),
+        dict(attention="se"),
+        dict(padding=(0, 1)),
+        dict(padding=2),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))) as e:
+        SiameseGAP(**bad)
+    assert "\n" not in str(e.value)
+
+
+def test_the_smallest_patch():
+    "Without padding 100 pixels or so are the least; the last block padded, 64 pass."
+    net = SiameseGAP(padding=0).eval()
+    least = next(p for p in range(60, 129) if _maps(net, p))
+    assert _maps(net, least)[-1] == 1 and not _maps(net, least - 1) and 90 < least < 110
+    assert _maps(SiameseGAP(padding=(0, 0, 0, 1)), 64) == [60, 25, 6, 3]
+
+
+def _maps(net, pixels):
+    try:
+        return [m.shape[-1] for m in net.eval().maps(torch.zeros(1, 1, pixels, pixels))]
+    except RuntimeError:
+        return None
