@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .model import SiameseGAP
 from .patches import COLUMNS, PATCH, ROI, ROWS
 from .phantom import make_knees
-from .plotting import COLORS, PAGE, use_style
+from .plotting import COLORS
 
 # %% ../nbs/library/explain.ipynb #350a3be4
 @dataclass(frozen=True)

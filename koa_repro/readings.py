@@ -41,7 +41,9 @@ def draw_study(
     alone = test.iloc[np.argsort(_shuffle(test.file, seed))].drop_duplicates("participant")
     size = min(per_grade, (alone.kl == 0).sum(), (alone.kl == 2).sum())
     if size < 1:
-        raise ValueError("frame: a study needs test knees of KL-0 and of KL-2; one has none.")
+        raise ValueError(
+            "frame: a study needs test knees of KL-0 and of KL-2; one of them has none."
+        )
     mixed = alone.iloc[np.argsort(_shuffle(alone.participant, seed))]
     chosen = mixed.groupby("kl").head(size).sort_values("file", ignore_index=True)
     chosen = chosen.assign(knee_id=knee_names(chosen.file))
@@ -158,7 +160,7 @@ def read_readings(
         left = f"{blank} row{'s' * (blank > 1)} without a grade left out"
         left += f", all of {silent}" if silent else ""
     if not len(reads):
-        raise ValueError(f"{path.name} holds no reading{f': {left}' if left else ''}.")
+        raise ValueError(f"{path.name} holds no read{f': {left}' if left else ''}.")
     grade, sure = (pd.to_numeric(reads[c], errors="coerce") for c in ("grade", "confidence"))
     unsure = (reads.confidence != "") & ~sure.between(0.5, 1)
     faults = {

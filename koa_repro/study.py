@@ -31,7 +31,9 @@ class Profile:
     recipe: Recipe
     options: dict = field(default_factory=dict)  # network options that the recipe needs
     phantom: int = 1200  # knees, where the phantom stands in for the real ones
-    verdict: bool = True  # whether claims may be decided from it: not where the network or its input is another than the paper's, or the training far too short
+    # whether claims may be decided from it: not where the network or its input is another than
+    # the paper's, or the training far too short
+    verdict: bool = True
 
     @property
     def says(self) -> str:
@@ -94,7 +96,8 @@ def profile_named(name: str) -> Profile:
 # %% ../nbs/library/study.ipynb #aaf55bce
 @dataclass(frozen=True)
 class Study:
-    "The parameters of a reproduction notebook, checked. Raises `ValueError`, `FileNotFoundError` or `PermissionError` in one sentence."
+    """The parameters of a reproduction notebook, checked. Raises `ValueError`,
+    `FileNotFoundError` or `PermissionError` in one sentence."""
 
     profile: str = "smoke"  # one of PROFILES
     data: str = "phantom"  # "phantom", "reference", or a folder of knees
@@ -107,9 +110,10 @@ class Study:
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds={self.seeds!r} must be a whole number from 1 up.")
         data_set(self.data)
-        if self.profile == "smoke" and self.target.is_relative_to(repository() / "figures"):
+        if self.profile == "smoke" and self.target.is_relative_to(place("", "figures")):
             raise ValueError(
-                f"out={self.out!r}: profile {self.profile} never writes to figures/, choose another folder."
+                f"out={self.out!r}: profile {self.profile} never writes to figures/, "
+                f"choose another folder."
             )
         writable(self.target)
         writable(self.runs)
@@ -149,22 +153,31 @@ class Study:
         if self.verdict:
             return ""
         return (
-            "The network, its input or the length of its training is not the paper's, so no claim is decided."
+            "The network, its input or the length of its training is not the paper's, so "
+            "no claim is decided."
             if self.real
-            else "The knees are synthetic: this shows that the machinery works, and says nothing of the paper."
+            else (
+                "The knees are synthetic: this shows that the machinery works, and says "
+                "nothing of the paper."
+            )
         )
 
     @property
     def says(self) -> str:
         "What this is, for titles: which knees, how thoroughly."
-        return f"{'real' if self.real else 'SYNTHETIC phantom'} knees; {self.profile}: {self.settings.says}"
+        return (
+            f"{'real' if self.real else 'SYNTHETIC phantom'} knees; {self.profile}: "
+            f"{self.settings.says}"
+        )
 
 # %% ../nbs/library/study.ipynb #f8ddc149
 def check_published(study: Study):
-    "Raises `ValueError` for real knees that are not the published ones: predictions name files and participants, and what is kept in the repository is for everyone."
+    """Raises `ValueError` for real knees that are not the published ones: predictions name
+    files and participants, and what is kept in the repository is for everyone."""
     if study.real and not study.published:
         raise ValueError(
-            "These are not the published knees, and predictions name their files and participants: their runs stay in STORE and are never kept in the repository."
+            "These are not the published knees, and predictions name their files and "
+            "participants: their runs stay in STORE and are never kept in the repository."
         )
 
 
@@ -197,7 +210,8 @@ def study_knees(
 def study_frame(
     study: Study, grades: Sequence[int] = (0, 2), split: str = "official"
 ) -> pd.DataFrame:
-    "The facts of a study's knees; for `reference` they come from the manifest of the published set."
+    """The facts of a study's knees; for `reference` they come from the manifest of the
+    published set."""
     if split in OWN_SPLITS:
         whole = study_frame(study, grades)
         return (own := whole.assign(split=OWN_SPLITS[split](whole)))[own.split != ""]
@@ -210,7 +224,9 @@ def study_spec(
     seed: int = 0,
     grades: Sequence[int] = (0, 2),
     split: str = "official",
-    **changes,  # any other field of RunSpec; `options` are added to those that the network needs at the profile's pixels
+    # any other field of RunSpec; `options` are added to those that the network needs at the
+    # profile's pixels
+    **changes,
 ) -> RunSpec:
     "The spec of one of a study's runs: the profile's recipe and the study's knees."
     network = changes.get("network", RunSpec.network)
@@ -237,7 +253,8 @@ def look_up(
     study: Study,
     spec: RunSpec,
 ) -> Run | None:  # None where it is not there: nothing is trained
-    "A run of the study's store or of the references; of the references alone where the study is of them."
+    """A run of the study's store or of the references;
+    of the references alone where the study is of them."""
     return find(spec, None if study.data == "reference" else study.runs)
 
 
@@ -259,7 +276,8 @@ def study_runs(
 def notebook_study(
     names: dict,  # the notebook's `globals()`, with its five parameters
 ) -> Study:
-    "The study of a notebook's parameters. Raises `ValueError` for a name that papermill injected and the notebook does not know."
+    """The study of a notebook's parameters. Raises `ValueError` for a name that papermill
+    injected and the notebook does not know."""
     known = [f.name for f in fields(Study)]
     injected = next((c for c in names.get("In", []) if c.startswith("# Parameters")), "")
     strange = [t.id for line in ast.parse(injected).body for t in line.targets if t.id not in known]

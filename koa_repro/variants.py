@@ -6,7 +6,7 @@
 __all__ = ['SCOPES', 'PATIENCE', 'ORDERS', 'READINGS', 'REDUCTIONS', 'check_settings', 'check_choice', 'KeepsConfidence',
            'RandomSets', 'AdaptiveSets', 'OneHotPrint', 'MaskPrint', 'Sums', 'Means']
 
-# %% ../nbs/library/variants.ipynb #7ff96584
+# %% ../nbs/library/variants.ipynb #48de9786
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .partition import confidence, log_probabilities, sizes
 
-# %% ../nbs/library/variants.ipynb #ccaf0cb5
+# %% ../nbs/library/variants.ipynb #cc2f537d
 SCOPES = ("any", "grade")
 
 
@@ -59,7 +59,7 @@ def check_choice(name: str, value, allowed):
     if value not in tuple(allowed):
         raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(allowed)}.")
 
-# %% ../nbs/library/variants.ipynb #b546c5b8
+# %% ../nbs/library/variants.ipynb #7d7ed5b7
 PATIENCE = 100  # training calls for each class before the loss says what is missing
 
 
@@ -224,7 +224,7 @@ class KeepsConfidence(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-# %% ../nbs/library/variants.ipynb #4f3e91b3
+# %% ../nbs/library/variants.ipynb #61c8405f
 class RandomSets:
     "Sets of the partition's sizes within each grade, filled at random."
 
@@ -267,7 +267,7 @@ class AdaptiveSets:
 
 ORDERS = {"confidence": None, "random": RandomSets, "adaptive": AdaptiveSets}
 
-# %% ../nbs/library/variants.ipynb #214f0be7
+# %% ../nbs/library/variants.ipynb #51306469
 class OneHotPrint:
     "Eqs. 3-10 as printed, one term a sample; y_hot is 1 on the sample's own grade."
 
@@ -298,7 +298,7 @@ class MaskPrint(OneHotPrint):
 
 READINGS = {"intended": None, "printed-onehot": OneHotPrint, "printed-mask": MaskPrint}
 
-# %% ../nbs/library/variants.ipynb #bcc2f00a
+# %% ../nbs/library/variants.ipynb #406f20b8
 class Sums:
     "Each subset's losses are added."
 

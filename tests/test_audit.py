@@ -1,4 +1,6 @@
-"""koa_repro.beyond.audit: Table VII of the paper, its sentences, and the parameter counts of its networks."""
+"""koa_repro.beyond.audit: Table VII of the paper, its sentences, and the parameter counts of its
+networks.
+"""
 
 import itertools
 import json
@@ -104,7 +106,8 @@ def test_a_knee_is_granted_only_to_a_rate_that_is_no_count():
 
 
 def test_means_over_unlike_trainings_are_found():
-    "Three trainings of 23 FN and 10 FP in the mean, whose kappa and p have the printed means though no single table has them."
+    """Three trainings of 23 FN and 10 FP in the mean, whose kappa and p have the printed
+    means though no single table has them."""
     for r, reader, trainings in (
         ("Rad 1", (14, 10), ((14, 8), (38, 7), (17, 15))),
         ("Rad 2", (12, 8), ((18, 14), (32, 8), (19, 8))),
@@ -309,7 +312,8 @@ def test_nothing_is_checked_twice():
 
 
 def test_the_audit_reads_no_knee_and_no_run():
-    "So it is the same for every profile and set of knees: `study` names the folder and its title, nothing else."
+    """So it is the same for every profile and set of knees: `study` names the folder and its
+    title, nothing else."""
     code = "\n".join(
         "".join(c["source"])
         for c in json.loads((repository() / "nbs" / "beyond/audit.ipynb").read_text())["cells"]

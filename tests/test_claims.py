@@ -1,4 +1,6 @@
-"""koa_repro.claims: the rules of the plan written out anew, and the paper's printed numbers against one another."""
+"""koa_repro.claims: the rules of the plan written out anew, and the paper's printed numbers
+against one another.
+"""
 
 import csv
 import re
@@ -140,7 +142,8 @@ def test_families():
     st.floats(0, 1),
 )
 def test_nothing_fails_that_is_still_possible(rule, low, width, margin, share):
-    "Where a claim fails, no value of the interval, taken for the truth and known exactly, would have it hold."
+    """Where a claim fails, no value of the interval, taken for the truth and known exactly,
+    would have it hold."""
     truth = low + share * width
     if claims.decide(interval(low, low + width), rule, margin) == "fails" and rule in (
         "inside",

@@ -1,4 +1,6 @@
-"""koa_repro.beyond.loss_variants and the held-out slice: one change at a time, and a target from knees that are used for nothing else."""
+"""koa_repro.beyond.loss_variants and the held-out slice: one change at a time, and a target from
+knees that are used for nothing else.
+"""
 
 import json
 from dataclasses import replace
@@ -11,13 +13,13 @@ import torch
 
 from koa_repro.beyond.loss_variants import (
     BASE,
-    VARIANTS_OF_LOSS,
     JUDGED,
+    VARIANTS_OF_LOSS,
     draw_variants,
-    variant_specs,
-    variant_table,
     pushes,
     show_variants,
+    variant_specs,
+    variant_table,
 )
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
@@ -156,8 +158,12 @@ def test_every_variant_changes_one_thing_and_the_letter_of_the_print_two():
         options = set(spec.options + spec.loss_options) ^ set(
             specs[BASE].options + specs[BASE].loss_options
         )
-        assert len(options) == VARIANTS_OF_LOSS[name].changes * (name != BASE) * (not VARIANTS_OF_LOSS[name].recipe), name
-    assert [name for name, f in VARIANTS_OF_LOSS.items() if f.changes > 1] == ["one-hot print, to the letter"]
+        assert len(options) == VARIANTS_OF_LOSS[name].changes * (name != BASE) * (
+            not VARIANTS_OF_LOSS[name].recipe
+        ), name
+    assert [name for name, f in VARIANTS_OF_LOSS.items() if f.changes > 1] == [
+        "one-hot print, to the letter"
+    ]
     assert dict(specs["one-hot print, to the letter"].loss_options) == dict(
         reading="printed-onehot", reduction="sum"
     )
@@ -229,7 +235,8 @@ def test_a_planted_difference_is_found_and_no_other(tmp_path):
 
 
 def test_the_family_is_all_variants_whether_run_or_not():
-    "What has not come yet counts as p = 1, so that its coming takes no significance away; one training is not judged."
+    """What has not come yet counts as p = 1, so that its coming takes no significance away;
+    one training is not judged."""
     base = {name: [None, None] for name in VARIANTS_OF_LOSS} | {
         BASE: [Made(s, 1.0) for s in range(2)],
         "sum": [Made(s, 1.05) for s in range(2)],

@@ -1,4 +1,6 @@
-"""koa_repro.beyond.phantom_doubt: what is known of the phantom's readers, what is found of it where it was planted, and a training that is not disturbed by being watched."""
+"""koa_repro.beyond.phantom_doubt: what is known of the phantom's readers, what is found of it
+where it was planted, and a training that is not disturbed by being watched.
+"""
 
 import numpy as np
 import pandas as pd
@@ -104,7 +106,8 @@ def test_low_set_by_hand_and_at_its_limits(facts):
 
 
 def test_learning_is_seen_when_it_happens(facts):
-    "Confidences that know nothing for two epochs and then follow the readers, more closely each time."
+    """Confidences that know nothing for two epochs and then follow the readers, more closely
+    each time."""
     rng, readers = np.random.default_rng(1), facts.readers.to_numpy()
     noise = rng.standard_normal((2, 4, len(facts)))
     c = 1 / (

@@ -19,6 +19,7 @@ import torch
 
 from koa_repro import fitting, runs, workers
 from koa_repro.phantom import make_knees
+from koa_repro.results import entries, is_light
 from koa_repro.runs import find, keep_reference, knees_id, make_run, replicates
 from koa_repro.specs import RunSpec
 from koa_repro.study import PROFILES, Profile, Study, study_spec
@@ -30,7 +31,6 @@ from koa_repro.tools.reference import (
     merge,
     pack,
     status,
-    table5_options,
     train,
     wanted_runs,
 )
@@ -378,9 +378,14 @@ def test_training_here_stops_in_time_and_goes_on(tiny, kept):
 def test_the_list_is_ordered_and_names_each_run_once():
     study = Study("fast", "reference", seeds=2)
     wanted = wanted_runs(study)
-    ids, seeds = [w.spec.id for w in wanted], [w.spec.seed for w in wanted]
-    assert len(set(ids)) == len(ids) and seeds == sorted(seeds) and wanted[0].row == "Ours, ce"
-    assert len(table5_options()) == 12 and {w.spec.split for w in wanted} == {
+    ids = [w.spec.id for w in wanted]
+    assert len(set(ids)) == len(ids) and wanted[0].table == "Table III"
+    light = [w for w in wanted if is_light(w.spec.network)]
+    assert light == wanted[: len(light)], "what a CPU does not train comes last"
+    asked = {s.id for e in entries() for row in e.specs(study).values() for s in row}
+    single = {study_spec(study, seed, precision="float32").id for seed in range(2)}
+    assert set(ids) == asked | single
+    assert {w.spec.split for w in wanted} == {
         "official",
         "knee",
         "partners-1",

@@ -1,4 +1,6 @@
-"""Choices are made on validation knees, a killed search loses and repeats nothing, and halving, grid and contest add up."""
+"""Choices are made on validation knees, a killed search loses and repeats nothing, and halving,
+grid and contest add up.
+"""
 
 import itertools
 import signal
@@ -106,7 +108,8 @@ def searched(folder):
 
 
 def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
-    "SIGKILL in the middle of a startup trial and of a proposed one; it ends with the trials of a search that was left alone."
+    """SIGKILL in the middle of a startup trial and of a proposed one; it ends with the trials
+    of a search that was left alone."""
     folders = [tmp_path / n for n in ("alone", "killed")]
     for f in folders:
         f.mkdir()
@@ -186,7 +189,8 @@ def test_a_setting_that_diverges_stops_no_other():
 
 
 def test_a_training_is_worth_the_same_before_and_after_it_is_kept(tmp_path):
-    "A checkpoint has more digits than a history file; settings that tie must not be told apart by that."
+    """A checkpoint has more digits than a history file; settings that tie must not be told
+    apart by that."""
     kept = pd.DataFrame(dict(val_accuracy=[0.5, np.float32(5 / 6)]))
     kept.to_csv(tmp_path / "h.csv", float_format="%.6g")
     assert (
@@ -360,7 +364,8 @@ def test_the_contest_sees_a_planted_difference_and_none_where_there_is_none():
 
 
 def test_c15_waits_for_the_whole_budget(tmp_path):
-    "One setting of sixty a loss, and fresh trainings in which the hybrid loss is far ahead: no tuning, so nothing is decided."
+    """One setting of sixty a loss, and fresh trainings in which the hybrid loss is far ahead:
+    no tuning, so nothing is decided."""
     study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
     again = dict(
         hybrid=[run(0.9, 0.9, s) for s in range(3)], ce=[run(0.7, 0.7, 10 + s) for s in range(3)]
@@ -427,7 +432,8 @@ def test_scales_keep_the_rate_constant(tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    "A profile in which the grid, the search and the contest take seconds, and an empty folder of references."
+    """A profile in which the grid, the search and the contest take seconds, and an empty
+    folder of references."""
     recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="constant")
     monkeypatch.setitem(
         PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False)
@@ -500,7 +506,8 @@ def test_grid_search_and_contest_can_become_references(small):
 
 
 def test_a_kept_search_is_of_its_own_scale_and_only_continued(small):
-    "A table of another scale is not read, whatever it says of itself; another search's trials never replace those that are kept."
+    """A table of another scale is not read, whatever it says of itself; another search's
+    trials never replace those that are kept."""
     trials = trials_table(search_weights(small, 3))
     assert [s.id for s in keep_search(small)] == [
         trial_spec(small, t).id for t in trials.itertuples()

@@ -1,4 +1,6 @@
-"""koa_repro.beyond.twin_leak: the crossover draw on the published facts and on made-up people, and a leak found where it was planted and nowhere else."""
+"""koa_repro.beyond.twin_leak: the crossover draw on the published facts and on made-up people,
+and a leak found where it was planted and nowhere else.
+"""
 
 import numpy as np
 import pandas as pd
@@ -52,7 +54,8 @@ def people(seed, n=400, grades=(0, 2)):
 
 
 def made_up(frame, remembers=0.0, better=0.0, seed=0, seeds=1, base=0.75):
-    "Crossed predictions: `remembers` raises the chance of saying the partner's grade, `better` the second network's chance of being right."
+    """Crossed predictions: `remembers` raises the chance of saying the partner's grade,
+    `better` the second network's chance of being right."""
     rng, facts = np.random.default_rng(seed), frame.assign(role=crossover_roles(frame))
     facts["agree"] = np.where(facts.groupby("participant").kl.transform("nunique") == 1, 1, -1)
     facts = facts[facts.role.str.startswith("test")].assign(
@@ -256,7 +259,8 @@ def test_a_planted_leak_is_found(public):
 
 
 def test_no_leak_is_found_where_none_is_planted(public):
-    "Though the second network is better by eight points. Intervals of 95% may miss 0 a few times in 60."
+    """Though the second network is better by eight points. Intervals of 95% may miss 0 a few
+    times in 60."""
     held, far = 0, 0
     for seed in range(60):
         c = made_up(public, better=0.08, seed=seed)

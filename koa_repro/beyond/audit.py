@@ -139,7 +139,8 @@ def siamese_parameters(
     branches: int = 1,
     classes: int = 2,
 ) -> int:
-    "The paper's network (II-A), and what its words may also mean: a hidden layer of 480, fusion by concatenation, branches that share nothing."
+    """The paper's network (II-A), and what its words may also mean: a hidden layer of 480,
+    fusion by concatenation, branches that share nothing."""
     chain = [inputs, *(w for w, n in zip((32, 64, 128, 256), (2, 3, 4, 4)) for _ in range(n))]
     features = 480 * (1 + concat)
     return (
@@ -211,7 +212,8 @@ def implied_rates(
     f1: float,  # share
     prevalence: float,  # share of positives
 ) -> tuple[float, float]:  # sensitivity, specificity
-    "Sensitivity and specificity that follow from accuracy and F1. Raises `ValueError` where one class is absent or nothing is wrong and F1 is not 1."
+    """Sensitivity and specificity that follow from accuracy and F1. Raises `ValueError` where
+    one class is absent or nothing is wrong and F1 is not 1."""
     if not 0 < prevalence < 1 or f1 >= 1:
         raise ValueError(
             f"prevalence={prevalence}, f1={f1}: both classes and an F1 below 1 are needed."
@@ -235,10 +237,12 @@ def draw_chance(
     right: int,  # of the whole
     whole: int,
 ) -> float:  # two-sided
-    "How often a random draw lies at least as far from its expectation; 0 if it cannot be drawn. Raises `ValueError` for more drawn than there are."
+    """How often a random draw lies at least as far from its expectation; 0 if it cannot be
+    drawn. Raises `ValueError` for more drawn than there are."""
     if not (0 <= right <= whole and 0 <= drawn_right <= drawn <= whole):
         raise ValueError(
-            f"{drawn_right} of {drawn} drawn from {right} of {whole}: a part cannot exceed its whole."
+            f"{drawn_right} of {drawn} drawn from {right} of {whole}: a part cannot exceed its "
+            "whole."
         )
     k = np.arange(drawn + 1)
     if not hypergeom.pmf(drawn_right, whole, right, drawn):
@@ -251,11 +255,14 @@ def cells(
     patterns: str,  # "table/row/column" with * and [..], several joined by |
     numbers: Mapping[str, Printed],
 ) -> list[list[str]]:  # one list a pattern
-    "The printed numbers that patterns name, in the order of the file. Raises `ValueError` for a pattern that names none."
+    """The printed numbers that patterns name, in the order of the file. Raises `ValueError`
+    for a pattern that names none."""
     found = [[k for k in numbers if fnmatchcase(k, p)] for p in patterns.split("|")]
     if not all(found):
         raise ValueError(
-            f"No printed number is called {patterns.split('|')[[bool(f) for f in found].index(False)]!r}: look at table, row and column."
+            "No printed number is called "
+            f"{patterns.split('|')[[bool(f) for f in found].index(False)]!r}: look at table, "
+            "row and column."
         )
     return found
 
@@ -263,7 +270,8 @@ def cells(
 def above_readings(
     pairs: Sequence[tuple[float, float, float]],  # left, right, units of both together
 ) -> list[Reading]:
-    "Whether every left number is above its right one: as printed, and before rounding. A tie is not above."
+    """Whether every left number is above its right one: as printed, and before rounding. A
+    tie is not above."""
     worst = max((round((r - l) / u, 6) for l, r, u in pairs))
     as_printed = 0 if worst < 0 else max(worst, ROUNDING + 1e-6)
     return [
@@ -291,7 +299,8 @@ class Side:
 
 
 def _compared(row, left, right, value, numbers) -> tuple[list[Reading], str]:
-    "Left above right: each above all others, pair by pair, in the mean, or above (or at least) a constant."
+    """Left above right: each above all others, pair by pair, in the mean, or above (or at
+    least) a constant."""
     flat = lambda groups: [k for group in groups for k in group]
 
     def mean(pattern, keys):
@@ -361,7 +370,8 @@ def sentence_readings(
         raise ValueError(f"asks={row.asks!r} in the sentences is not known.")
     if len(ends) != len(value):
         raise ValueError(
-            f"The sentences put {len(value)} values to {len(ends)} numbers of {row.left}: give one each."
+            f"The sentences put {len(value)} values to {len(ends)} numbers of {row.left}: give "
+            "one each."
         )
     each = [same_readings(p, v) for p, v in zip(ends, value)]
     return [max(r, key=lambda x: x.slack) for r in zip(*each)], ", ".join(
@@ -373,10 +383,12 @@ def clause_readings(
     rows: Sequence,  # the meanings of one clause, rows of the sentences
     numbers: Mapping[str, Printed],
 ) -> tuple[list[Reading], str]:  # readings, the cells that speak against each meaning
-    "Put each meaning of a clause to its cells: a reading is stated if its meaning is. Raises `ValueError` where no meaning is."
+    """Put each meaning of a clause to its cells: a reading is stated if its meaning is.
+    Raises `ValueError` where no meaning is."""
     if not any(r.stated == "yes" for r in rows):
         raise ValueError(
-            f"Clause {rows[0].clause}: no meaning is stated, so nothing is said; write yes in the column stated."
+            f"Clause {rows[0].clause}: no meaning is stated, so nothing is said; write yes in "
+            "the column stated."
         )
     found = [(r, *sentence_readings(r, numbers)) for r in rows]
     if len(found) == 1:

@@ -10,6 +10,7 @@ __all__ = ['OURS', 'PALE', 'PAPER', 'profile_of', 'how', 'training', 'decides', 
 # %% ../../nbs/library/pages.ipynb #15357d30
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -59,8 +60,16 @@ def decides(headline: Headline) -> bool:
 
 # %% ../../nbs/library/pages.ipynb #a329df8c
 def headlines(read: Read) -> list[tuple[Entry, Headline]]:
-    "The headline numbers of all tables and figures, in the paper's order."
-    return [(e, h) for e in entries() for h in e.headlines(read)]
+    """The headline numbers of all tables and figures, in the paper's order.
+    Simulated readers have none: one line says that there are no readings."""
+    found = {}
+    for e in entries():
+        for h in e.headlines(read):
+            if "SIMULATED" in h.study:
+                none = dict(estimate=np.nan, low=np.nan, high=np.nan, verdict="no readings")
+                h = replace(h, what=h.what.split(":")[0], **none)
+            found.setdefault((e.name, h.what), (e, h))
+    return list(found.values())
 
 
 def printed_text(h: Headline) -> str:
@@ -195,11 +204,11 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         if (h := first.get(name)) is None or pd.isna(h.estimate):
             said.append(f"- [{name}]({link(name)}): {what} against {against} was not run.")
             continue
-        more = "" if decides(h) else f", after {training(h.study)}, which decides no claim"
+        no = "" if decides(h) else " This decides no claim."
         said.append(
-            f"- **Accuracy with {what} is {compared(h)} than with {against}**: "
-            f"{ours_text(h)} points; the paper prints {printed_text(h)} "
-            f"([{name}]({link(name)}){more})."
+            f"- **After {training(h.study)}, accuracy with {what} was {compared(h)} than with "
+            f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
+            f"([{name}]({link(name)})).{no}"
         )
     audit = read("audit").table
     if len(audit):

@@ -171,7 +171,8 @@ def pack(
     folder: Path,  # made; `send` in it is what travels
     part: int = PART,
 ) -> list[Path]:  # the files to send
-    "Write knees, jobs and code for a machine with nothing but PyTorch. Raises `ValueError` for a job whose knees are not the pack's, or a folder that holds another pack."
+    """Write knees, jobs and code for a machine with nothing but PyTorch. Raises `ValueError`
+    for a job whose knees are not the pack's, or a folder that holds another pack."""
     frame = knees.frame()
     for spec in jobs:
         if knees_id(_used(frame.assign(split=splits[spec.split])), spec.grades) != spec.knees:
@@ -179,7 +180,8 @@ def pack(
     home = frame.assign(**{f"in {name}": split for name, split in splits.items()})
     if (old := folder / "knees.parquet").exists() and not pd.read_parquet(old).equals(home):
         raise ValueError(
-            f"{folder} holds another pack, whose results could not be merged without it: give another FOLDER, or delete it."
+            f"{folder} holds another pack, whose results could not be merged without it: "
+            f"give another FOLDER, or delete it."
         )
     send = folder / "send"
     (send / "koa_repro" / "tools").mkdir(parents=True, exist_ok=True)
@@ -234,17 +236,20 @@ def merge(
     results: Path,  # runs.zip
     folder: Path,  # the pack's, with knees.parquet
 ) -> list[Path]:  # the folders in the references, one a run
-    "Take the runs of a bare machine into the references: all that can be, then raises `MergeError` for the others."
+    """Take the runs of a bare machine into the references: all that can be,
+    then raises `MergeError` for the others."""
     try:
         archive, home = zipfile.ZipFile(results), pd.read_parquet(folder / "knees.parquet")
     except (OSError, zipfile.BadZipFile) as e:
         raise MergeError(
-            f"{results} or the pack's {folder / 'knees.parquet'} cannot be read ({e}): give the file that came back and the folder that it was packed in."
+            f"{results} or the pack's {folder / 'knees.parquet'} cannot be read ({e}): "
+            f"give the file that came back and the folder that it was packed in."
         ) from None
     taken, faults, public = [], [], pd.read_csv(manifests() / "kl224.csv").sha256
     if not (home.sha256.isin(public) | home.file.str.startswith("phantom/")).all():
         raise MergeError(
-            f"{folder} was packed from other knees than the published ones: predictions name their files and participants, and are never kept in the repository."
+            f"{folder} was packed from other knees than the published ones: predictions "
+            f"name their files and participants, and are never kept in the repository."
         )
     with archive:
         for name in sorted({n.split("/")[0] for n in archive.namelist()}):
@@ -267,7 +272,8 @@ def _take(archive, name, home) -> Path:
     spec = read_spec(json.dumps(content["spec"]))
     if f"in {spec.split}" not in home:
         raise MergeError(
-            f"{name} is of the split {spec.split}, which this pack does not have: merge it with the pack that it was made from."
+            f"{name} is of the split {spec.split}, which this pack does not have: merge "
+            f"it with the pack that it was made from."
         )
     frame = home.assign(split=home[f"in {spec.split}"])
     frame = _used(frame[frame.kl.isin(spec.grades)]).drop(
@@ -275,7 +281,8 @@ def _take(archive, name, home) -> Path:
     )
     if spec.id != name or knees_id(frame, spec.grades) != spec.knees:
         raise MergeError(
-            f"{name} is of other knees than this pack's, or of another version: merge it with the pack that it was made from."
+            f"{name} is of other knees than this pack's, or of another version: merge it "
+            f"with the pack that it was made from."
         )
     frame = frame.assign(label=np.searchsorted(spec.grades, frame.kl))
     with archive.open(f"{name}/softmax.npz") as f:
@@ -338,7 +345,8 @@ def compare(
 
 # %% ../../nbs/library/reference.ipynb #98ac9799
 def pack_study(study: Study, folder: Path) -> list[Path]:  # the files to send
-    "Pack a study's knees, of all grades, with its open jobs. Raises `ValueError` where `data` is no folder of knees."
+    """Pack a study's knees, of all grades, with its open jobs.
+    Raises `ValueError` where `data` is no folder of knees."""
     if study.data in ("phantom", "reference"):
         raise ValueError("There are no real knees to pack: give DATA=path/to/knees.")
     jobs = [
@@ -353,21 +361,24 @@ def pack_study(study: Study, folder: Path) -> list[Path]:  # the files to send
 
 
 def _one_split_each(knees, facts) -> dict[str, np.ndarray]:
-    "Each split's name with who is in which part; grades that are split apart from each other share a name where they agree."
+    """Each split's name with who is in which part; grades that are split apart from each
+    other share a name where they agree."""
     found = {}
     for (name, grades), split in facts.items():
         mine = split.reindex(knees.file).fillna("").to_numpy(str)
         known = found.setdefault(name, np.full(len(knees), "", mine.dtype))
         if ((known != "") & (mine != "") & (known != mine)).any():
             raise ValueError(
-                f"split={name!r} puts a knee elsewhere for the grades {grades}: pack these jobs on their own."
+                f"split={name!r} puts a knee elsewhere for the grades {grades}: pack "
+                f"these jobs on their own."
             )
         found[name] = np.where(mine != "", mine, known)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    "The command behind `make reference`, `make pack`, `make merge` and `make status`; `collect` takes in what a store holds."
+    """The command behind `make reference`, `make pack`, `make merge` and `make status`;
+    `collect` takes in what a store holds."""
     p = argparse.ArgumentParser(
         "koa_repro.tools.reference",
         description="Make, pack or take in reference runs, or say what there is.",
@@ -376,7 +387,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument(
         "--profile",
         default="",
-        help=f"how thoroughly: {', '.join(n for n in PROFILES if n != 'smoke')}; fast on a GPU and short without one, if empty",
+        help=(
+            f"how thoroughly: {', '.join(n for n in PROFILES if n != 'smoke')}; fast on "
+            f"a GPU and short without one, if empty"
+        ),
     )
     p.add_argument(
         "--data",
