@@ -417,6 +417,7 @@ def begin(
     from IPython.display import Markdown, display
 
     use_style()
+    pd.set_option("display.max_colwidth", None)
     study = notebook_study(names)
     plural = "s" if study.seeds > 1 else ""
     display(Markdown(f"**This copy:** {study.says}; {study.seeds} seed{plural} a row."))

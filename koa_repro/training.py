@@ -58,7 +58,10 @@ class Recipe:
             if (v := getattr(self, name)) not in known.split():
                 raise ValueError(f"{name}={v!r} is not known: choose {' or '.join(known.split())}.")
         if self.epochs < 1 or self.batch < 2:
-            raise ValueError(f"epochs={self.epochs}, batch={self.batch}: at least 1 and 2.")
+            raise ValueError(
+                f"epochs={self.epochs}, batch={self.batch}: "
+                "at least 1 epoch and 2 knees a batch are needed."
+            )
         if self.pixels < 1 or PATCH % self.pixels:
             raise ValueError(f"pixels={self.pixels} must divide {PATCH}.")
 
