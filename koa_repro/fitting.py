@@ -73,7 +73,7 @@ def set_aside(
             f"targets='slice' chooses participants, and {knees.name} does not name them: "
             "train this run where the knees are."
         )
-    from koa_repro.data import assign_splits  # here: a bare machine trains without pandas
+    from koa_repro.splits import assign_splits  # here: a bare machine has no pandas
 
     split = assign_splits(knees.kl, knees.participant, "participant", seed, knees.side)
     aside = split == "val"  # one of 7:1:2

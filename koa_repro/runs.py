@@ -26,11 +26,10 @@ from filelock import FileLock
 from torch import nn
 from tqdm import tqdm
 
-from .data import KneeSet, fingerprint
 from .fitting import PER_GPU, fit, outcome
+from .knee_files import KneeSet, fingerprint
 from .patches import DeviceKnees, view_of
 from .paths import manifests, processor, provenance, writable, write_whole
-from .phantom import make_knees
 from .specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
 from .training import Recipe, Trainer
 from .workers import side_by_side

@@ -11,7 +11,6 @@ import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from koa_repro.beyond import search
 from koa_repro.paths import repository
 from koa_repro.results import Entry, entries, save_table
 from koa_repro.study import Study
@@ -158,8 +157,9 @@ def test_only_results_of_their_own_subject_are_kept(small, monkeypatch):
     "Of synthetic knees what is about them; of real knees all else. Runs of a phantom never."
     monkeypatch.setattr(reproduce, "provenance", lambda: dict(changed=False))
     monkeypatch.setattr(reproduce, "keep_reference", lambda run: pytest.fail("kept"))
-    monkeypatch.setattr(search, "keep_search", lambda study: kept.append(study))
-    kept, real, about = [], Entry("a", "A", 1), Entry("c", "C", 103, synthetic=True)
+    kept, about = [], Entry("c", "C", 103, synthetic=True)
+    real = Entry("a", "A", 1, keep=lambda study: kept.append(study) or [])
+    monkeypatch.setattr(reproduce, "entries", lambda: [real, about])
 
     def done(study):
         out = []

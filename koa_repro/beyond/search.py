@@ -721,7 +721,7 @@ def _lines(read):
     ]
 
 
-SEARCH = register(Entry("search", "Searching the settings", 102, _specs, _lines))
+SEARCH = register(Entry("search", "Searching the settings", 102, _specs, _lines, keep=keep_search))
 
 # %% ../../nbs/beyond/search.ipynb #42294b88
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OURS', 'PALE', 'PAPER', 'profile_of', 'how', 'training', 'decides', 'headlines', 'printed_text', 'ours_text',
-           'verdict_text', 'headline_table', 'draw_headlines', 'compared', 'findings', 'full_pixels', 'line_table',
-           'results_page', 'other_code']
+           'verdict_text', 'headline_table', 'draw_headlines', 'compared', 'findings', 'line_table', 'results_page',
+           'other_code']
 
 # %% ../../nbs/library/pages.ipynb #15357d30
 import re
@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..paper.table6 import TABLE6, hybrid_table
 from ..paths import code_that_differs, repository
 from ..plotting import PAGE, use_style
 from koa_repro.results import (
@@ -27,10 +26,8 @@ from koa_repro.results import (
     Headline,
     Line,
     Read,
-    Result,
     entries,
     reader,
-    rows_of,
 )
 from ..study import PROFILES, Study
 
@@ -221,14 +218,6 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
     return "\n".join(said)
 
 # %% ../../nbs/library/pages.ipynb #ee499421
-def full_pixels() -> list[Line]:
-    "Table VI at 128 x 128 pixels (profile `short`), for what was run."
-    study = Study("short", "reference", seeds=3)
-    table = hybrid_table(rows_of(study, TABLE6.specs(study)))
-    found = TABLE6.lines(lambda name: Result(table, study.says))
-    return [l for l in found if l.ours != NOT_RUN]
-
-
 def line_table(lines: Iterable[Line], title: str = "") -> str:  # Markdown
     "Lines as a table; what the title says already is left out."
     rows = ["| | paper | ours [95% interval] | runs | how |", "|---|---|---|---|---|"]
@@ -242,7 +231,7 @@ def results_page(folder: Path) -> str:  # Markdown
     "Every row of every table in a folder, a section each, with links to the notebooks."
     read, parts, used = reader(folder), [], set()
     for e in entries():
-        lines = e.lines(read) + (full_pixels() if e is TABLE6 else [])
+        lines = e.lines(read) + e.more()
         used |= {profile_of(l.study) for l in lines} - {""}
         rows = line_table(lines, e.title) if lines else "Its answer is in the notebook."
         if not lines and e.specs is not Entry.specs:

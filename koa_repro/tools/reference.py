@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..beyond.search import keep_search
 from ..data import GRADES, KneeSet
 from ..paths import manifests, place, provenance, repository
 from ..results import entries, is_light, save_table
@@ -103,7 +102,7 @@ def collect(study: Study) -> list[Path]:  # the references that this call made
     _check(study)
     before, specs = (
         set(references().rglob("spec.json")),
-        [w.spec for w in wanted_runs(study)] + keep_search(study),
+        [w.spec for w in wanted_runs(study)] + [s for e in entries() for s in e.keep(study)],
     )
     kept = [
         keep_reference(Run(s, study.runs / s.id))

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data_sets import DATA_SETS, data_set
 from ..paths import facts_of, provenance, repository, writable, write_whole
 from ..results import Entry, entries, reader, save_figure
 from ..runs import Run, keep_reference, read_spec, references
@@ -340,7 +341,7 @@ def reproduce(
 
 
 def _absolute(data: str) -> str:
-    return data if data in ("phantom", "reference") else str(Path(data).expanduser().resolve())
+    return str(Path(data).expanduser().resolve()) if data_set(data) is DATA_SETS["folder"] else data
 
 # %% ../../nbs/library/reproduce.ipynb #ab32a795
 def check_kept(study: Study, wanted: Sequence[Entry]):
@@ -379,9 +380,8 @@ def keep_results(
                 _keep_runs(facts_of(study.target / name.removesuffix(".json")), study)
         carry_outputs(d.copy, repository() / d.entry.notebook)
     if study.real:
-        from koa_repro.beyond.search import keep_search
-
-        keep_search(study)
+        for entry in entries():
+            entry.keep(study)
 
 
 def _keep_runs(facts: dict, study: Study):
