@@ -130,7 +130,7 @@ def test_other_targets_set_nobody_aside(knees):
         len(trainer(knees, replace(SLICE, targets="epoch")).labels)
         == (knees.split == "train").sum()
     )
-    with pytest.raises(ValueError, match="choose epoch, batch or slice"):
+    with pytest.raises(ValueError, match="targets"):
         Recipe(targets="part")
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+import koa_repro.study
 from koa_repro import runs
 from koa_repro.beyond import equal_tuning as contest
 from koa_repro.beyond import search
@@ -53,7 +54,7 @@ from koa_repro.beyond.search import (
     trial_spec,
     trials_table,
 )
-from koa_repro.results import row_difference
+from koa_repro.results import entries, row_difference
 from koa_repro.runs import ensure, find
 from koa_repro.study import PROFILES, Profile, Study, study_knees, study_spec
 from koa_repro.tools import reference
@@ -449,16 +450,10 @@ def small(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
     study = Study("short", seeds=2, store=str(tmp_path / "store"), out=str(tmp_path / "out"))
     monkeypatch.setitem(
-        runs._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees
+        koa_repro.study._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees
     )  # as if these knees were the published ones
-    others = reference.one_seed
-    monkeypatch.setattr(
-        reference,
-        "one_seed",
-        lambda study, seed: [
-            w for w in others(study, seed) if w.table.startswith(("contest", "halving"))
-        ],
-    )
+    tuned = [e for e in entries() if e.name in ("equal_tuning", "search")]
+    monkeypatch.setattr(reference, "entries", lambda: tuned)
     return study
 
 
