@@ -16,7 +16,7 @@ from koa_repro.networks import create, fitting
 from koa_repro.phantom import make_knees
 from koa_repro.tools import engines
 from koa_repro.tools.engines import Captured, _warm_up
-from koa_repro.training import Recipe, Trainer, draw_epoch, fit
+from koa_repro.training import Recipe, Trainer, draw_epoch, fit, has_bf16
 
 RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle")
 
@@ -50,7 +50,10 @@ def tensors(t):
     ]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+SLOW = pytest.mark.skipif(not has_bf16("cpu"), reason="bf16 is emulated here, in minutes a run")
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=SLOW)])
 @pytest.mark.parametrize(
     "options, targets",
     [

@@ -29,6 +29,7 @@ def code_cells(notebook):
 def run_cells(notebook, **parameters):
     "Execute the code cells in a module of their own; what a cell ends with is shown as text."
     module = types.ModuleType("executed_notebook")
+    module.display = repr  # as a kernel has it
     sys.modules[module.__name__] = module
     for source, tagged in code_cells(notebook):
         body = ast.parse(source).body

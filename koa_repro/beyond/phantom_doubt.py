@@ -8,7 +8,6 @@ __all__ = ['SHORTEST', 'FRESH_SEED', 'KINDS', 'BINS', 'PHANTOM_DOUBT', 'truth', 
            'fresh_confidences', 'closeness', 'draw_witness']
 
 # %% ../../nbs/beyond/phantom_doubt.ipynb #ed61ebe2
-import os
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ..calibration import fit_temperature
 from ..data import KneeSet
 from ..partition import LOW, confidence, partition
 from ..patches import DeviceKnees
-from ..paths import writable
+from ..paths import writable, write_whole
 from koa_repro.phantom import (
     FREQUENCY,
     SIGNS,
@@ -172,13 +171,12 @@ def watched(
             )
             fit(trainer, progress=False, note=look)
         unseen = DeviceKnees(fresh(), trainer.device, spec.recipe.pixels, trainer.train.scale)
-        np.savez_compressed(
-            beside := file.with_suffix(f".{os.getpid()}.new.npz"),
+        found = dict(
             confidence=np.stack(seen),
             val=predict(trainer.model, trainer.val).cpu(),
             fresh=predict(trainer.model, unseen).cpu(),
         )
-        os.replace(beside, file)
+        write_whole(file, lambda p: np.savez_compressed(p, **found))
     with np.load(file) as kept:
         return dict(kept)
 

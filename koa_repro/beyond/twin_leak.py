@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..claims import decide, paper_numbers
 from ..data import assign_splits
-from ..plotting import COLORS, PAGE, use_style
+from ..plotting import COLORS, PAGE
 from koa_repro.results import (
     Entry,
     interval_text,
