@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from .splits import GRADES as GRADES
-from .splits import SPLITS as SPLITS
-from .splits import assign_splits
 
 from .knee_files import KneeSet as KneeSet
 from .knee_files import fingerprint as fingerprint
@@ -24,6 +21,9 @@ from .patches import cut_patches as cut_patches
 from .paths import manifests
 from .radiographs import polarity as polarity
 from .radiographs import read_radiograph as read_radiograph
+from .splits import GRADES as GRADES
+from .splits import SPLITS as SPLITS
+from .splits import assign_splits
 
 # %% ../nbs/library/data.ipynb #0d69dffd
 EXAMPLES = [
