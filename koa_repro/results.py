@@ -32,7 +32,7 @@ from .claims import claim, lone, paper_numbers, verdict
 from .data import example_knees
 from .losses import HybridLoss
 from .networks import NETWORKS
-from .paths import facts_of, provenance, writable
+from .paths import facts_of, provenance, writable, write_whole
 from .plotting import use_style
 from .runs import Run
 from .specs import RunSpec, build_loss, build_network
@@ -562,10 +562,7 @@ def save_figure(
     **facts,  # added to the provenance beside it
 ) -> Path:  # the PNG
     "Save a figure as PNG with its provenance beside it."
-    path = writable(out) / f"{name}.png"
-    fig.savefig(path)
-    _beside(path, facts)
-    return path
+    return _keep(writable(out) / f"{name}.png", fig.savefig, facts)
 
 
 def save_table(
@@ -575,15 +572,16 @@ def save_table(
     **facts,  # added to the provenance beside it
 ) -> Path:  # the CSV
     "Save a tidy table as CSV with its provenance beside it."
-    path = writable(out) / f"{name}.csv"
-    table.to_csv(path, index=False, float_format="%.9g")
-    _beside(path, facts)
+    write = lambda path: table.to_csv(path, index=False, float_format="%.9g")
+    return _keep(writable(out) / f"{name}.csv", write, facts)
+
+
+def _keep(path: Path, write: Callable[[Path], None], facts: dict) -> Path:
+    "Write a table or figure, whole, and what made it beside it."
+    text = json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n"
+    write_whole(path, write)
+    write_whole(path.with_name(path.name + ".json"), lambda p: p.write_text(text, encoding="utf-8"))
     return path
-
-
-def _beside(path: Path, facts: dict):
-    text = json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str)
-    path.with_name(path.name + ".json").write_text(text + "\n", encoding="utf-8")
 
 # %% ../nbs/library/results.ipynb #dffdd0ce
 @dataclass(frozen=True)
