@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .splits import GRADES, SPLITS, whole_grades
 from PIL import Image
 from tqdm import tqdm
 
 from .patches import ROI
 from .paths import manifests, repository
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
+from .splits import GRADES, SPLITS, whole_grades
 
 # %% ../nbs/library/knee_files.ipynb #219951c1
 def fingerprint(

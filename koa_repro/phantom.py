@@ -14,12 +14,12 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from .splits import GRADES, assign_splits
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr, ndtri
 
 from .knee_files import KneeSet
 from .patches import ROI
+from .splits import GRADES, assign_splits
 
 # %% ../nbs/library/phantom.ipynb #a346c967
 REVISION = 1  # raised by hand whenever the same seed gives other pixels or other grades
