@@ -76,6 +76,12 @@ PROFILES = dict(
         phantom=480,
         verdict=False,
     ),
+    demo=Profile(
+        Recipe(epochs=12, batch=16, rate=2e-3, pixels=32, schedule="onecycle", **NARROW),
+        dict(padding=1),
+        phantom=3600,
+        verdict=False,
+    ),
     preview=Profile(
         Recipe(epochs=12, batch=16, pixels=64, schedule="onecycle", **NARROW),
         dict(padding=(0, 0, 0, 1)),

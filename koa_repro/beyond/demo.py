@@ -24,7 +24,7 @@ from ..study import Study, study_runs, study_spec
 def watched(study: Study) -> Study:
     "The study itself, or that of synthetic knees where there are none to train on."
     if study.data == "reference":
-        return replace(study, data="phantom", profile="preview", out=str(study.target), seeds=1)
+        return replace(study, data="phantom", profile="demo", out=str(study.target), seeds=1)
     return replace(study, out=str(study.target), seeds=1)
 
 
