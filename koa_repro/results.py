@@ -624,6 +624,8 @@ class Headline:
     unit: str  # "points", "AUC", ...
     verdict: str
     study: str
+    trained: str = ""  # "36 epochs", where it is not the profile's length
+    place: float = 0  # in the paper's order, where it is not that of its entry
 
 
 @dataclass(frozen=True)

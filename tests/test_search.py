@@ -1,8 +1,7 @@
-"""Choices are made on validation knees, a killed search loses and repeats nothing, and halving,
-grid and contest add up.
+"""Choices are made on validation knees, a killed search loses and repeats nothing, and halving
+and grid add up.
 """
 
-import itertools
 import signal
 import subprocess
 import sys
@@ -19,23 +18,7 @@ from optuna.trial import TrialState
 
 import koa_repro.study
 from koa_repro import runs
-from koa_repro.beyond import equal_tuning as contest
 from koa_repro.beyond import search
-from koa_repro.beyond.equal_tuning import (
-    best_of,
-    budget,
-    ce_setting,
-    chances,
-    contest_claims,
-    contest_differences,
-    contest_spec,
-    contest_specs,
-    curve_table,
-    curves,
-    fresh_specs,
-    hybrid_setting,
-    winners,
-)
 from koa_repro.beyond.search import (
     best_so_far,
     complete,
@@ -54,13 +37,12 @@ from koa_repro.beyond.search import (
     trial_spec,
     trials_table,
 )
-from koa_repro.results import entries, row_difference
-from koa_repro.runs import ensure, find
-from koa_repro.study import PROFILES, Profile, Study, study_knees, study_spec
+from koa_repro.results import entries
+from koa_repro.study import PROFILES, Profile, Study, study_spec
 from koa_repro.tools import reference
 from koa_repro.tools.reference import collect
 from koa_repro.training import NonFiniteLoss, Recipe
-from koa_repro.tuning import TRIPLES, Scale, every_third, scale_of, whole_parts
+from koa_repro.tuning import TRIPLES, Scale, every_third, whole_parts
 
 N = 200  # knees of a split, two a participant
 
@@ -304,119 +286,6 @@ def test_every_third_leaves_validation_and_test_alone():
     assert (pd.Series(part).groupby(frame.participant).nunique() == 1).all()
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.floats(0.5, 1), st.floats(0.5, 1)),
-        min_size=1,
-        max_size=5,
-        unique_by=lambda x: x[0],
-    )
-)
-def test_best_of_n_is_the_mean_over_all_subsets(pairs):
-    val, test = np.array(pairs).T
-    for n in range(1, len(val) + 1):
-        subsets = [max(s, key=lambda i: val[i]) for s in itertools.combinations(range(len(val)), n)]
-        assert best_of(val, test)[n - 1] == pytest.approx(np.mean(test[subsets]))
-    assert np.allclose(chances(len(val)).sum(1), 1)
-
-
-def test_the_contest_sees_a_planted_difference_and_none_where_there_is_none():
-    make = lambda edge: {
-        loss: [
-            run(0.7 + d / 100, 0.7 + d / 100 + edge * (loss == "hybrid"), 50 * k + d)
-            for d in range(8)
-        ]
-        for k, loss in enumerate(("ce", "hybrid"))
-    }
-    for edge in (0, 0.15):
-        table = curve_table(curves(make(edge), n=400)).set_index(["what", "tries"])
-        assert len(table) == 24 and (table.low <= table.estimate).all()
-        apart = table.loc["difference"]
-        assert (
-            (apart.low < 100 * edge).all()
-            and (100 * edge < apart.high).all()
-            and (apart.estimate <= apart.high).all()
-        )
-        assert (table.loc[("difference", 8)].low > 0) == (edge > 0)
-        assert table.loc[("difference", 8)].estimate == pytest.approx(100 * edge, abs=0.6)
-        mean = table.xs(1, level="tries").loc[
-            "ce"
-        ]  # one random setting: the mean of all, and the interval goes about it on both sides
-        assert mean.estimate == pytest.approx(73.5) and mean.low < 73 and 74 < mean.high
-    assert winners(make(0)) == dict(ce=7, hybrid=7)
-    uneven = make(0)
-    uneven["ce"][7] = None
-    uneven["hybrid"][6] = None
-    assert (
-        winners(uneven) == {} and len(curve_table(curves(uneven, n=50))) == 18
-    )  # only what both have: equal budgets
-    assert (
-        curves(dict(ce=[None], hybrid=[None])) == {}
-        and winners(dict(ce=[None], hybrid=[run(0.7, 0.7)])) == {}
-    )
-    assert (
-        row_difference(
-            dict(a=[None, run(0.9, 0.9, 1)], b=[run(0.5, 0.5), run(0.6, 0.6, 2)]), "a", "b"
-        ).estimate
-        == pytest.approx(0.3)
-        and row_difference(dict(a=[None], b=[run(0.5, 0.5)]), "a", "b") is None
-    )
-
-
-def test_c15_waits_for_the_whole_budget(tmp_path):
-    """One setting of sixty a loss, and fresh trainings in which the hybrid loss is far ahead:
-    no tuning, so nothing is decided."""
-    study = Study("fast", "reference", 3, str(tmp_path), str(tmp_path))
-    again = dict(
-        hybrid=[run(0.9, 0.9, s) for s in range(3)], ce=[run(0.7, 0.7, 10 + s) for s in range(3)]
-    )
-    fused = dict(
-        concat=[run(0.8, 0.8, 20 + s) for s in range(3)],
-        add=[run(0.8, 0.8, 20 + s) for s in range(3)],
-    )
-    found = contest_differences(fused, again, n=500)
-    for whole, said in ((True, "holds"), (False, "not decided")):
-        assert contest_claims(found, whole, study).set_index("id").verdict.to_dict() == dict(
-            C04="holds", C15=said
-        )
-    one_of_sixty = {
-        loss: [run(0.7, 0.7)] + [None] * (budget(study) - 1) for loss in ("ce", "hybrid")
-    }
-    assert winners(one_of_sixty) == {} == fresh_specs(study, winners(one_of_sixty))
-    assert contest_differences(fused, {}, n=500)["C15"] is None
-
-
-def test_settings_are_fixed_and_differ(tmp_path):
-    study = Study(store=str(tmp_path), out=str(tmp_path))
-    assert (
-        len(
-            {
-                contest_spec(study, loss, i, s).id
-                for loss in ("ce", "hybrid")
-                for i in range(20)
-                for s in (0, 1)
-            }
-        )
-        == 80
-    )
-    assert (
-        contest_spec(study, "ce", 0).recipe == scale_of(study).recipe
-        and not contest_spec(study, "ce", 0).loss_options
-    )
-    assert (
-        10**-3.5 <= min(ce_setting(i)["rate"] for i in range(1, 50))
-        and max(ce_setting(i)["rate"] for i in range(1, 50)) <= 10**-2.5
-    )
-    assert all(
-        sum(hybrid_setting(i)["ratio"]) == 20 and abs(sum(hybrid_setting(i)["weights"]) - 1) < 2e-3
-        for i in range(50)
-    )
-    assert budget(study) < budget(
-        Study("preview", "reference", **dict(store=str(tmp_path), out=str(tmp_path)))
-    )
-
-
 def test_scales_keep_the_rate_constant(tmp_path):
     for profile in ("smoke", "preview", "fast"):
         study = Study(
@@ -433,71 +302,39 @@ def test_scales_keep_the_rate_constant(tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A profile in which the grid, the search and the contest take seconds, and an empty
-    folder of references."""
+    "A profile in which the grid and the search take seconds, and an empty folder of references."
     recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="constant")
     monkeypatch.setitem(
         PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False)
     )
-    for module in (search, contest):
-        monkeypatch.setattr(
-            module,
-            "scale_of",
-            lambda study: Scale(recipe, dict(padding=1), "official", TRIPLES[:2], 3, 2, 1),
-        )
-    monkeypatch.setattr(contest, "budget", lambda study: 2)
+    monkeypatch.setattr(
+        search,
+        "scale_of",
+        lambda study: Scale(recipe, dict(padding=1), "official", TRIPLES[:2], 3, 2, 1),
+    )
     for module in (runs, reference, search):
         monkeypatch.setattr(module, "references", lambda: tmp_path / "kept")
     study = Study("short", seeds=2, store=str(tmp_path / "store"), out=str(tmp_path / "out"))
     monkeypatch.setitem(
         koa_repro.study._ids, ("reference", 80, (0, 2), "official"), study_spec(study).knees
     )  # as if these knees were the published ones
-    tuned = [e for e in entries() if e.name in ("equal_tuning", "search")]
+    tuned = [e for e in entries() if e.name == "search"]
     monkeypatch.setattr(reference, "entries", lambda: tuned)
     return study
 
 
-def test_grid_search_and_contest_can_become_references(small):
+def test_grid_and_search_can_become_references(small):
     read = replace(small, data="reference", store=str(small.target / "elsewhere"))
-    assert (
-        grid_history(read, (0, 1)).empty
-        and read_search(read).empty
-        and fresh_specs(read, winners({k: [None] for k in ("ce", "hybrid")})) == {}
-    )
+    assert grid_history(read, (0, 1)).empty and read_search(read).empty
     grid_history(small, (0,))
     trials = trials_table(search_weights(small, 3))
-    train = lambda rows: ensure(
-        [s for specs in rows.values() for s in specs],
-        small.runs,
-        study_knees(small),
-        progress=False,
-    )
-    train(contest_specs(small))
-    settled = {
-        loss: [find(s, small.runs) for s in specs] for loss, specs in contest_specs(small).items()
-    }
-    train(fresh_specs(small, winners(settled)))
     made = {p.name for p in collect(small)}
-    assert (
-        made == {p.name for p in small.runs.iterdir() if (p / "spec.json").exists()}
-        and len(made) >= 2 + 3 + 3 + 4
-    )  # setting 0 of the hybrid loss is the search's trial 0
-    assert collect(small) == []
-    assert grid_history(read, (0,)).equals(grid_history(small, (0,))) and complete(
-        grid_history(read, (0,)), 1
-    )[0].shape == (2, 1)
+    assert made == {p.name for p in small.runs.iterdir() if (p / "spec.json").exists()}
+    assert len(made) >= 3 and collect(small) == []
+    assert grid_history(read, (0,)).equals(grid_history(small, (0,)))
+    assert complete(grid_history(read, (0,)), 1)[0].shape == (2, 1)
     pd.testing.assert_frame_equal(read_search(read), trials)
     assert len(search_gain(read, read_search(read))) == 1
-    again = {
-        loss: [find(s) for s in specs]
-        for loss, specs in fresh_specs(
-            read,
-            winners(
-                {loss: [find(s) for s in specs] for loss, specs in contest_specs(read).items()}
-            ),
-        ).items()
-    }
-    assert [len(list(filter(None, row))) for row in again.values()] == [2, 2]
 
 
 def test_a_kept_search_is_of_its_own_scale_and_only_continued(small):

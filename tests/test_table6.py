@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from koa_repro.paper.table6 import (
-    TABLE6,
     applied,
     applied_specs,
     draw,
@@ -20,7 +19,7 @@ from koa_repro.paper.table6 import (
     show,
     training_table,
 )
-from koa_repro.results import ATTENTION, Result, hybrid_specs
+from koa_repro.results import ATTENTION, hybrid_specs
 from koa_repro.study import Study
 
 N = 400
@@ -109,16 +108,6 @@ def test_how_far_a_row_was_trained(study):
     assert (line.runs, line.epochs) == (1, 5) and line.training == pytest.approx(90)
     assert line["validation at 4/5"] == pytest.approx(70)
     assert line["validation at the end"] == pytest.approx(60)
-
-
-def test_the_headline_takes_the_verdict_of_the_table_that_decides_it(study):
-    table = hybrid_table(both_losses(study, Ours__ce=Known(0.9), Ours__hybrid=Known(0.85, 1)))
-    saved = {"table6_hybrid": table}
-    read = lambda name: Result(saved.get(name, pd.DataFrame()), "a study")
-    (none,) = TABLE6.headlines(read)
-    assert none.verdict == "no verdict" and none.estimate == pytest.approx(-5)
-    saved["contest_claims"] = pd.DataFrame(dict(id=["C04", "C15"], verdict=["holds", "fails"]))
-    assert TABLE6.headlines(read)[0].verdict == "fails"
 
 
 def verdict(found, study):

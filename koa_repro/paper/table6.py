@@ -19,7 +19,6 @@ from koa_repro.results import (
     LOSS_NAMES,
     NOT_RUN,
     Entry,
-    Headline,
     Result,
     aligned,
     claim_line,
@@ -248,24 +247,6 @@ def _lines(read):
     return made + not_run("Table VI", left, found.study)
 
 
-def _headlines(read):
-    found, claims = read("table6_hybrid"), read("contest_claims")
-    verdict = next((c.verdict for c in claims.rows("id == 'C15'")), "no verdict")
-    return [
-        Headline(
-            "Hybrid - cross-entropy",
-            r.paper_difference,
-            r.difference,
-            r.difference_low,
-            r.difference_high,
-            "points",
-            verdict,
-            found.study,
-        )
-        for r in found.rows("weights == 'best' and row == 'Ours'")
-    ]
-
-
 def _more():
     "Both losses at 128 x 128 pixels (profile `short`), for what was run."
     study = Study("short", "reference", seeds=3)
@@ -275,4 +256,4 @@ def _more():
     return [made for made in _lines(lambda name: found) if made.ours != NOT_RUN]
 
 
-TABLE6 = register(Entry("table6", "Table VI", 7, _specs, _lines, _headlines, _more))
+TABLE6 = register(Entry("table6", "Table VI", 7, _specs, _lines, more=_more))

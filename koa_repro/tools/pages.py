@@ -44,10 +44,10 @@ def how(study: str) -> str:
     return ", ".join([*marks, *filter(None, [profile_of(study)])])
 
 
-def training(study: str) -> str:  # "12 epochs at 64 pixels"
-    "How long the networks of a study were trained, and on patches of what size."
-    recipe = PROFILES[profile_of(study)].recipe
-    return f"{recipe.epochs} epochs at {recipe.pixels} pixels"
+def training(headline: Headline) -> str:  # "12 epochs at 64 pixels"
+    "How long the networks of a number were trained, and on patches of what size."
+    recipe = PROFILES[profile_of(headline.study)].recipe
+    return f"{headline.trained or f'{recipe.epochs} epochs'} at {recipe.pixels} pixels"
 
 
 def decides(headline: Headline) -> bool:
@@ -66,7 +66,7 @@ def headlines(read: Read) -> list[tuple[Entry, Headline]]:
                 none = dict(estimate=np.nan, low=np.nan, high=np.nan, verdict="no readings")
                 h = replace(h, what=h.what.split(":")[0], **none)
             found.setdefault((e.name, h.what), (e, h))
-    return list(found.values())
+    return sorted(found.values(), key=lambda both: both[1].place or both[0].place)
 
 
 def printed_text(h: Headline) -> str:
@@ -173,7 +173,7 @@ def _key(fig, found):
     run = [h for h in found if np.isfinite(h.estimate)]
     if any(map(decides, run)):
         shown.append(mark("ours, 95% interval", marker="o", color=OURS, lw=3.2, ms=8))
-    for words in dict.fromkeys(training(h.study) for h in run if not decides(h)):
+    for words in dict.fromkeys(training(h) for h in run if not decides(h)):
         words = f"ours, 95% interval; {words}: decides no claim"
         shown.append(
             mark(words, marker="o", color=PALE, lw=3.2, ms=8, mfc="white", mec=OURS, mew=1.6)
@@ -196,14 +196,14 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
     said = []
     for name, what, against in (
         ("table3", "average pooling of the maps", "maximum pooling"),
-        ("table6", "the hybrid loss", "cross-entropy"),
+        ("length", "the hybrid loss", "cross-entropy"),
     ):
         if (h := first.get(name)) is None or pd.isna(h.estimate):
             said.append(f"- [{name}]({link(name)}): {what} against {against} was not run.")
             continue
         no = "" if decides(h) else " This decides no claim."
         said.append(
-            f"- **After {training(h.study)}, accuracy with {what} was {compared(h)} than with "
+            f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )

@@ -1,0 +1,123 @@
+"""How long one trains, on made-up runs: the length is chosen on validation, the test is read
+after."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from koa_repro.beyond.length import (
+    LENGTH,
+    LOSSES,
+    chosen_lengths,
+    difference_rows,
+    draw_lengths,
+    length_claim,
+    length_specs,
+    length_table,
+    lengths,
+)
+from koa_repro.results import Result
+from koa_repro.study import Study
+
+N = 400
+
+
+@dataclass
+class Known:
+    "A run with these final accuracies; only its last weights are as good as it says."
+
+    test: float
+    val: float
+    train: float = 0.9
+
+    def predictions(self, weights="best"):
+        label = np.arange(N) % 2
+        hit = np.arange(N) < round((self.test if weights == "last" else 0.5) * N)
+        p1 = np.where(hit == (label == 1), 0.9, 0.1)
+        facts = dict(participant=np.arange(N).astype(str), side="R", kl=2 * label, label=label)
+        return pd.DataFrame(
+            dict(file=np.arange(N).astype(str), split="test", p0=1 - p1, p1=p1, **facts)
+        )
+
+    @property
+    def history(self):
+        return pd.DataFrame(dict(train_accuracy=[0.5, self.train], val_accuracy=[0.99, self.val]))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study("fast", "reference", 2, str(tmp_path), str(tmp_path))
+
+
+def rows(study, **found):
+    "Rows of two seeds; `hybrid_60=[run, run]` and so on, all others not run."
+    short = {"cross-entropy": "ce", "hybrid": "hybrid", "label smoothing alone": "smoothing"}
+    return {
+        (loss, epochs): found.get(f"{short[loss]}_{epochs}", [None, None])
+        for loss, epochs in length_specs(study)
+    }
+
+
+def test_every_length_is_another_run(study):
+    specs = [s for row in length_specs(study).values() for s in row]
+    assert len({s.id for s in specs}) == len(specs) == 2 * len(LOSSES) * len(lengths(study))
+    assert {s.recipe.epochs for s in specs} == {60, 120, 180, 360}
+
+
+def test_the_length_is_chosen_on_validation_alone(study):
+    "Each loss has the best test accuracy at the other length."
+    found = rows(
+        study,
+        ce_60=[Known(0.80, 0.70), Known(0.80, 0.70)],
+        ce_120=[Known(0.60, 0.75), Known(0.60, 0.75)],
+        hybrid_60=[Known(0.75, 0.80), Known(0.75, 0.80)],
+        hybrid_120=[Known(0.95, 0.79), Known(0.95, 0.79)],
+    )
+    assert chosen_lengths(found) == {"cross-entropy": 120, "hybrid": 60}
+    (line,) = length_claim(found, study).to_dict("records")
+    assert line["estimate"] == pytest.approx(15) and line["verdict"] == "holds"
+    assert (line["epochs hybrid"], line["epochs cross-entropy"]) == (60, 120)
+    (headline,) = LENGTH.headlines(lambda name: Result(length_claim(found, study), "a study"))
+    assert headline.estimate == pytest.approx(15) and headline.verdict == "holds"
+
+
+def test_a_length_that_one_loss_alone_has_is_no_choice(study):
+    found = rows(
+        study,
+        ce_60=[Known(0.8, 0.7), None],
+        hybrid_60=[Known(0.7, 0.7), Known(0.1, 0.1)],
+        ce_120=[Known(0.99, 0.99), Known(0.99, 0.99)],
+    )
+    assert chosen_lengths(found) == {"hybrid": 60, "cross-entropy": 60}
+    (line,) = length_claim(found, study).to_dict("records")
+    assert line["seeds"] == 1 and line["verdict"] == "not decided"
+    assert line["estimate"] == pytest.approx(-10)
+
+
+def test_differences_are_of_the_last_weights_and_shared_seeds(study):
+    found = rows(
+        study,
+        ce_60=[Known(0.8, 0.7, 1.0), Known(0.8, 0.7, 1.0)],
+        hybrid_60=[Known(0.7, 0.7), None],
+    )
+    table = length_table(found).set_index(["loss", "epochs", "measure"])
+    assert table.value["cross-entropy", 60, "accuracy"] == pytest.approx(80)
+    assert table.training["cross-entropy", 60, "accuracy"] == pytest.approx(100)
+    assert table.value["cross-entropy", 60, "brier"] == pytest.approx(
+        100 * (0.8 * 0.01 + 0.2 * 0.81)
+    )
+    assert np.isnan(table.value["hybrid", 120, "auc"])
+    part = difference_rows(found).set_index(["epochs", "against", "measure"])
+    assert part.estimate[60, "cross-entropy", "accuracy"] == pytest.approx(-10)
+    assert part.seeds[60, "cross-entropy", "accuracy"] == 1
+    assert part.seeds[60, "label smoothing alone", "accuracy"] == 0
+
+
+def test_nothing_run_is_a_picture_and_a_line_too(study):
+    found = rows(study)
+    plt.close(draw_lengths(found, length_table(found), "nothing was run"))
+    assert chosen_lengths(found) == {} and difference_rows(found).seeds.sum() == 0
+    assert length_claim(found, study).verdict.tolist() == ["not decided"]
