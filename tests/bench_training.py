@@ -3,7 +3,9 @@
 On the same knees and network. The usual loop: a Dataset that opens each image with Pillow, rotates,
 brightens and gamma-corrects it there and cuts the patches; a DataLoader with one worker a core;
 float32; eager. Each side runs in a process of its own, the two in turn, so that a drift of the
-machine's speed meets both. `python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
+machine's speed meets both. Beside it the share of what this processor can do at all: the rate of a
+plain matrix product of the same precision, measured in the same process.
+`python tests/bench_training.py [steps]`; $KOA_KNEES names the knees.
 """
 
 import json
@@ -19,12 +21,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from koa_repro.data import KneeSet, load_knees, real_knees
+from koa_repro.fitting import has_bf16, resolve_precision
 from koa_repro.model import SiameseGAP
 from koa_repro.paths import processor
 from koa_repro.phantom import make_knees
-from koa_repro.training import Recipe, Trainer, draw_epoch, has_bf16
+from koa_repro.training import Recipe, Trainer, draw_epoch
 
 BATCH = 32
 
@@ -96,6 +100,26 @@ def engine(knees, folder, steps, precision):
     return times[2:]
 
 
+def operations() -> float:
+    "Floating-point operations of a training step on one knee: convolutions and products alone."
+    model, views = SiameseGAP().train(), torch.zeros(2, 2, 1, 128, 128)
+    with FlopCounterMode(display=False) as counter:
+        model(*views).sum().backward()
+    return counter.get_total_flops() / views.shape[1]
+
+
+def product_rate(precision: str, size: int = 2048, seconds: float = 1.0) -> float:
+    "Operations a second of a matrix product, the best of those that fit into the time."
+    bf16 = resolve_precision(precision, "cpu") == "bf16"
+    a = torch.rand(size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
+    best, begin = np.inf, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
 def some_knees(folder: Path) -> tuple[KneeSet, Path]:
     "The real knees where they are; else phantoms, written out as files for the usual loop."
     if real := real_knees():
@@ -123,7 +147,9 @@ def child(side, steps):
             resource.RUSAGE_CHILDREN
         ).ru_maxrss * (side == "usual")
         # The mean, not the median: batches that the workers had ready must not hide the next ones.
-        print(json.dumps(dict(rate=BATCH / float(np.mean(times)), peak=peak / 2**20, knees=name)))
+        rate = BATCH / float(np.mean(times))
+        share = rate * operations() / product_rate(precision)
+        print(json.dumps(dict(rate=rate, peak=peak / 2**20, knees=name, share=share)))
 
 
 def main(steps=10, rounds=2):
@@ -149,6 +175,7 @@ def main(steps=10, rounds=2):
         print(
             f"{name:52s} {np.median(rate):7.1f} knees/s   ratio {np.median(ratio):.2f} "
             f"(rounds {', '.join(f'{r:.2f}' for r in ratio)})   "
+            f"of a matrix product's rate {np.median([f['share'] for f in found[side]]):.0%}   "
             f"peak {max(f['peak'] for f in found[side]):.2f} GiB"
         )
     print(
