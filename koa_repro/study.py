@@ -73,7 +73,7 @@ PROFILES = dict(
     smoke=Profile(
         Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle"),
         dict(padding=1),
-        phantom=480,
+        phantom=320,
         verdict=False,
     ),
     demo=Profile(
