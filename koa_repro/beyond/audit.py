@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOURCE', 'READERS', 'COMPARED', 'Rates', 'Pairs', 'Numbers', 'NAMES', 'AUDIT', 'table7', 'pair_tables', 'shows',
-           'pair_counts', 'search', 'held_out', 'count_checks', 'f1_checks', 'difference_checks', 'repeat_checks',
-           'parameter_checks', 'reader_checks', 'solved', 'origin_sentence', 'implied_rates', 'curve_checks', 'cells',
-           'Side', 'compared', 'sentence_readings', 'clause_readings', 'sentence_checks', 'draw_pairs', 'all_checks',
-           'audit_tables']
+           'one_in', 'pair_counts', 'search', 'held_out', 'count_checks', 'f1_checks', 'difference_checks',
+           'repeat_checks', 'parameter_checks', 'reader_checks', 'solved', 'origin_sentence', 'implied_rates',
+           'curve_checks', 'cells', 'Side', 'compared', 'sentence_readings', 'clause_readings', 'sentence_checks',
+           'draw_pairs', 'all_checks', 'audit_tables']
 
 # %% ../../nbs/beyond/audit.ipynb #88f23944
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,6 @@ from koa_repro.printed import (
 )
 from ..results import Entry, Line, Read, register
 
-# %% ../../nbs/beyond/audit.ipynb #05a10006
 SOURCE = "from the paper's printed numbers alone"
 READERS = ("Rad 1", "Rad 2", "Rad 3")
 # what is compared -> with whom each of READERS is, in every way in which a pair serves once
@@ -105,6 +104,11 @@ def shows(printed: Printed, x: np.ndarray) -> np.ndarray:
     "Whether x is the printed number, rounded (a tie to either side) or cut."
     above = np.round((x - printed.value) / printed.unit, 6)
     return (above >= -ROUNDING) & (above < 1)
+
+
+def one_in(chance: float) -> str:
+    "A probability in words, to two digits."
+    return f"1 in {float(f'{1 / chance:.2g}'):,.0f}"
 
 
 def pair_counts(kappa: np.ndarray, p: np.ndarray) -> np.ndarray:  # (101, 101): kappa, p
@@ -246,14 +250,12 @@ def difference_checks(numbers: Numbers) -> list[dict]:
         )
         for row in dict.fromkeys(k.split("/")[1] for k in numbers if k.startswith("V/"))
     }
-    for whole, parts in (
-        ("text/network/layers", [f"text/network/layers in block {b}" for b in "1234"]),
-        (
-            "text/network/fully connected layer",
-            [f"text/network/channels of block {b}" for b in "1234"],
-        ),
-        ("text/readers/sample", ["text/readers/KL-0", "text/readers/KL-2"]),
-    ):
+    network, blocks = "text/network", "1234"
+    for whole, parts in {
+        f"{network}/layers": [f"{network}/layers in block {b}" for b in blocks],
+        f"{network}/fully connected layer": [f"{network}/channels of block {b}" for b in blocks],
+        "text/readers/sample": ["text/readers/KL-0", "text/readers/KL-2"],
+    }.items():
         sums[named(whole)] = parts, whole
     for what, (parts, whole) in sums.items():
         parts, whole = [numbers[k] for k in parts], numbers[whole]
@@ -276,9 +278,9 @@ def repeat_checks(numbers: Numbers) -> list[dict]:
     values = {named(keys[0]): {k: numbers[k] for k in keys} for keys in places.values()}
     for c in ("accuracy", "sensitivity", "specificity", "kappa"):
         for end, pick in (("lowest", min), ("highest", max)):
-            cell = pick((numbers[f"VII/{r}/{c}"] for r in READERS), key=lambda p: p.value)
-            text = f"text/radiologists/{c} {end}"
-            values[f"Table VII, {end} {c} of a reader"] = {"Table VII": cell, text: numbers[text]}
+            cell = pick((f"VII/{r}/{c}" for r in READERS), key=lambda k: numbers[k].value)
+            pair = cell, f"text/radiologists/{c} {end}"
+            values[f"Table VII, {end} {c} of a reader"] = {k: numbers[k] for k in pair}
     found = []
     for what, group in values.items():
         ends = [f(group.values(), key=lambda p: p.value) for f in (min, max)]
@@ -340,7 +342,7 @@ def parameter_checks(numbers: Numbers) -> list[dict]:
     what = "the four VGG, with the same input data as the siamese network (IV-B)"
     return [*found, item(check, what, f"{side} px patches", readings)]
 
-# %% ../../nbs/beyond/audit.ipynb #2281e098
+
 def reader_checks(
     numbers: Numbers,
     origins: pd.DataFrame,  # from `search`
@@ -349,12 +351,9 @@ def reader_checks(
     rates, kappa, p, positives, negatives = table7(numbers)
     found, check = [], "Table VII"
     for who, row in rates.items():
-        several = [k for k in range(2, 11) if rates_slack(row, positives, negatives, k) <= ROUNDING]
-        readings = [
-            Reading(
-                f"counts of {positives} and {negatives}", rates_slack(row, positives, negatives)
-            )
-        ]
+        off = lambda runs: rates_slack(row, positives, negatives, runs)
+        several = [k for k in range(2, 11) if off(k) <= ROUNDING]
+        readings = [Reading(f"counts of {positives} and {negatives}", off(1))]
         if several:
             readings.append(Reading(f"mean of {several[0]} reads", 0.0, False))
         else:
@@ -362,7 +361,7 @@ def reader_checks(
             readings.append(Reading("mean of any number of reads or runs", slack, False))
         middle = np.average([row[c].value for c in RATES[1:]], weights=[positives, negatives])
         note = f"{positives} and {negatives} knees with this sensitivity and specificity make an "
-        note += f"accuracy of {middle:.1f}"
+        note = "" if several else note + f"accuracy of {middle:.1f}"
         printed = ", ".join(f"{c} {x.text}" for c, x in row.items())
         found.append(item(check, f"Table VII, {who}, rates", printed, readings, note))
     said = origins[origins.compared == "model and reader"]
@@ -384,18 +383,19 @@ def solved(origins: pd.DataFrame) -> dict[str, tuple[int, int]]:
 def origin_sentence(origins: pd.DataFrame) -> str:
     "What `search` found, in a sentence."
     fitting = origins[origins.together > 0]
-    wrong = ", ".join(f"{fn} and {fp}" for fn, fp in solved(origins).values())
     if not len(fitting):
-        return "no table of the comparisons tried has them beside the printed rates"
-    best = fitting.iloc[0]
+        return "no table of any comparison that was tried has them beside the printed rates"
+    best, wrong = fitting.iloc[0], ", ".join(f"{a} and {b}" for a, b in solved(origins).values())
     plain = " without correction" * (best.form == HOW[2])
-    text = f"they fit {best.compared}, {best.form}{plain} (missed and false KL-2: {wrong})"
+    text = f"consistent with {best.compared} ({best.form}{plain}; missed and false KL-2: {wrong})"
     if "model and reader" not in set(fitting.compared):
-        text += "; no table of model and reader with the printed rates, one knee granted to each, "
-        text += "has them"
+        text += (
+            ", and not with model and reader: no table with the printed rates, one knee granted "
+        )
+        text += "to each, has them"
     return text
 
-# %% ../../nbs/beyond/audit.ipynb #461caa09
+
 def implied_rates(
     accuracy: float,  # share
     f1: float,  # share
@@ -487,7 +487,8 @@ def sentence_readings(
     row,  # asks, left, right and value of a sentence
     numbers: Numbers,
 ) -> tuple[list[Reading], str]:  # readings, the cells that speak against it
-    "Put a sentence to the cells that it cites. A tie is not above, but the unrounded numbers may be."
+    """Put a sentence to the cells that it cites. A tie is not above, though the numbers may have
+    been before rounding."""
     if row.asks == "nothing printed":
         return [Reading("not in a table or in the text", np.nan)], ""
     pairs = compared(row, numbers)
@@ -580,7 +581,7 @@ def draw_pairs(
     )
     return fig
 
-# %% ../../nbs/beyond/audit.ipynb #d5a8929e
+
 NAMES = {  # of a check that fails -> what it is called
     "Table VII, kappa and p of the three readers": "Kappa and p of Table VII",
     "Table IV, Nasser": "F1 of Nasser's network",
