@@ -222,7 +222,7 @@ def f1_checks(numbers: Numbers) -> list[dict]:
             right = p * implied_rates(accuracy.value / 100, f1.value / 100, p / (p + n))[0]
             note = f"needs {right:.1f} correctly classified KL-2, and the test set has {p}"
         readings = f1_readings(accuracy, f1, positives, negatives)
-        what, printed = named(k.replace("/accuracy", "")), f"{accuracy.text}, F1 {f1.text}"
+        what, printed = named(k.replace("/accuracy", "")), f"accuracy {accuracy.text}, F1 {f1.text}"
         found.append(item("accuracy and F1", what, printed, readings, note))
     return found
 
