@@ -207,13 +207,12 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )
-    audit = read("audit").table
-    if len(audit):
-        n = audit.finding.value_counts()
-        said.append(
-            f"- **Not every printed number can be as printed**: of {len(audit)} checks by "
-            f"arithmetic alone, {n.get('cannot be', 0)} fail, {n.get('can be', 0)} pass, and "
-            f"{n.get('cannot be decided', 0)} cannot be decided ([audit]({link('audit')}))."
+    if len(audit := read("audit_findings").table):
+        names = "; ".join(f"*{f.name}*: {f.says}" for f in audit.itertuples(index=False))
+        said.insert(
+            0,
+            f"- **{len(audit)} printed statements do not agree with the paper's own numbers** "
+            f"([audit]({link('audit')})). {names}.",
         )
     return "\n".join(said)
 
