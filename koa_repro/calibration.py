@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
-from .stats import Predictions
+from .stats import Predictions, _binary, numbers
 
 # %% ../nbs/library/calibration.ipynb #c4f10010
 CORRECTIONS = ("raw", "prior-corrected")
@@ -34,7 +34,8 @@ def tempered(
 ) -> np.ndarray:  # (..., K) softmax
     """Softmax at a temperature, then corrected to a prior.
     The log of a softmax is the logits up to a constant, which cancels."""
-    logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny).astype(float)) / temperature
+    probability = numbers("probability", probability, 0, 1, axis=-2)
+    logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny)) / temperature
     if prior is not None:
         logits = logits + np.log(prior)
     p = np.exp(logits - logits.max(-1, keepdims=True))
@@ -47,6 +48,9 @@ def fit_temperature(
     prior: np.ndarray | None = None,  # as in `tempered`
 ) -> float:  # between 0.05 and 20
     "The temperature with the lowest cross-entropy (Guo et al. 2017)."
+    label = numbers("label", label, 0, np.shape(probability)[1] - 1).astype(int)
+    if len(label) != len(probability):
+        raise ValueError(f"{len(label)} labels do not fit {len(probability)} rows of probability.")
     knees = np.arange(len(label))
 
     def cost(log_temperature):
@@ -87,12 +91,14 @@ def binned(
 
 def equal_mass(called: np.ndarray) -> np.ndarray:  # (N, 10)
     "Ten bins of equally many knees; equal probabilities stay together."
+    called = numbers("called", called, 0, 1)
     edges = np.quantile(called, np.arange(1, 10) / 10)
     return (np.searchsorted(edges, called, side="right")[:, None] == np.arange(10)).astype(float)
 
 
 def equal_width(called: np.ndarray) -> np.ndarray:  # (N, 15)
     "Fifteen bins of equal width on [0, 1]."
+    called = numbers("called", called, 0, 1)
     return (np.minimum((called * 15).astype(int), 14)[:, None] == np.arange(15)).astype(float)
 
 # %% ../nbs/library/calibration.ipynb #c4f10018
@@ -103,6 +109,7 @@ def calibration_error(
     debias: bool = True,  # subtract what chance adds
 ) -> Callable:  # weights (b, N) -> (b,)
     "Expected calibration error as a function of the knees' weights."
+    called, right = numbers("called", called, 0, 1), _binary("right", right)
 
     def of(weights):
         share, sure, kept, variance = binned(weights, called, right, member)
@@ -122,6 +129,7 @@ def risk_area(
     right: np.ndarray,  # (N,) bool, correctly classified
 ) -> Callable:  # weights (b, N) -> (b,)
     "Area under the risk-coverage curve; knees of equal probability are passed on together."
+    called, right = numbers("called", called, 0, 1), _binary("right", right)
     order = np.argsort(-called, kind="stable")
     first = np.flatnonzero(np.r_[True, np.diff(called[order]) != 0])
 

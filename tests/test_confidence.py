@@ -547,3 +547,21 @@ def test_rows_are_the_runs_of_the_other_tables():
         and specs["slice"][0].id != specs["hybrid"][0].id
     )
     np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1.2, -0.1])
+def test_a_probability_that_is_none_is_refused_by_row(bad):
+    right, called = np.array([True, False, True, False]), np.array([0.9, bad, 0.8, 0.7])
+    for call in (
+        lambda: calibration_error(called, right, equal_width(np.full(4, 0.9))),
+        lambda: equal_width(called),
+        lambda: risk_area(called, right),
+        lambda: tempered(np.stack([1 - called, called], 1)),
+        lambda: fit_temperature(np.stack([1 - called, called], 1), right),
+    ):
+        with pytest.raises(ValueError, match="row 1"):
+            call()
+    with pytest.raises(ValueError, match="right: row 2"):
+        calibration_error(np.full(4, 0.9), [1, 0, 2, 0], equal_width(np.full(4, 0.9)))
+    with pytest.raises(ValueError, match="label: row 0"):
+        fit_temperature(np.full((2, 2), 0.5), [2, 0])

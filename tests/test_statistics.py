@@ -111,6 +111,10 @@ def test_degenerate_metrics():
         ([0, 1], [0.1, np.nan], "row 1"),
         ([0, 1], [0.1], "scores"),
         ([], [], "labels"),
+        ([0, 1, 1], [0.1, 0.3, None], "scores: row 2"),
+        ([0, 1, np.nan], [0.1, 0.3, 0.4], "labels: row 2"),
+        (["0", "1"], [0.1, 0.3], "labels: row 0"),
+        ([0, 1], [0.1, "0.3"], "scores: row"),
     ],
 )
 def test_bad_metrics_input_is_named(y, score, word):
@@ -329,7 +333,7 @@ def test_differently_ordered_runs_are_refused():
 
 @pytest.mark.parametrize(
     "values, clusters, word",
-    [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "knee 1")],
+    [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "row 1")],
 )
 def test_bad_values_are_named(values, clusters, word):
     with pytest.raises(ValueError, match=word):
@@ -394,6 +398,74 @@ def test_what_was_not_run_counts_in_the_family(seed, m):
 def test_a_missing_participant_is_no_participant():
     with pytest.raises(ValueError, match="row 4"):
         stats.draws(["a", "b", "c", "d", None, float("nan")])
+    with pytest.raises(ValueError, match="row 1"):
+        stats.draws(["a", " ", "c"])
+
+
+@pytest.mark.parametrize(
+    "low, high, bad",
+    [(0, 1, 1.2), (0, 1, -0.1), (-np.inf, np.inf, np.inf), (0, 1, ""), (0, 1, "1")],
+)
+def test_what_is_no_number_is_refused_by_row(low, high, bad):
+    good = [0.2, True, np.int64(1), np.float32(0.5)]
+    assert stats.numbers("x", good, low, high).tolist() == [0.2, 1, 1, 0.5]
+    with pytest.raises(ValueError, match="x: row 3"):
+        stats.numbers("x", np.array([*good[:3], bad], object), low, high)
+    with pytest.raises(ValueError, match="x: row 1"):
+        stats.numbers("x", np.array([[0.1, 0.2], [bad, 0.3]], object), low, high, axis=-2)
+
+
+def test_a_metric_is_not_computed_of_what_is_no_number():
+    positive, score = np.array([True, False, True]), np.array([[0.2, 0.7, np.nan]])
+    with pytest.raises(ValueError, match="score: row 2"):
+        stats.measure("accuracy", positive, score)
+    y, s = np.array([1, 0, 1]), np.array([[0.2, 0.7, 0.9]])  # 0 and 1 are as good as bool
+    ones = np.ones((1, 3))
+    for m in stats.METRICS:
+        assert stats.measure(m, y, s)(ones) == stats.measure(m, positive, s)(ones)
+    with pytest.raises(ValueError, match="positive: row 1"):
+        stats.measure("auc", np.array([0, 2, 0]), s)
+
+
+@pytest.mark.parametrize("positives, kept", [(1, False), (2, False), (4, True)])
+def test_undefined_resamples_are_counted_and_beyond_a_share_there_is_no_interval(positives, kept):
+    y = np.r_[np.zeros(40), np.ones(positives)]
+    of = stats.measure("auc", y, np.linspace(0, 1, len(y))[None])
+    found = stats.bootstrap_interval(of, np.arange(len(y)), n=4000)
+    expected = (40 / len(y)) ** len(y)  # no positive knee is sampled
+    assert found.undefined == pytest.approx(expected, abs=0.03)
+    assert (expected < stats.UNDEFINED) == kept == np.isfinite([found.low, found.high]).all()
+    assert found.estimate == 1 and found.row()["undefined"] == found.undefined
+    assert np.isfinite(found.at(0.5).low) == kept
+    few = stats.bootstrap_interval  # the number asked for is not at fault
+    if not kept:
+        assert np.isnan(few(of, np.arange(len(y)), n=50).low)
+
+
+def test_a_comparison_without_p_counts_with_one():
+    rng = np.random.default_rng(0)
+    r = rng.normal(5, 1, 1999)
+    sure = stats.Interval(5, *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    none = np.where(rng.random(1999) < 0.5, np.nan, r)
+    lost = replace(sure, low=np.nan, high=np.nan, p=stats.two_sided(none), replicates=none)
+    found = stats.holm_intervals(dict(lost=lost, sure=sure))
+    assert np.isnan([lost.p, found["lost"].low, found["lost"].p]).all()
+    assert found["sure"].p == pytest.approx(2 * sure.p) and found["sure"].level == 0.975
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.assign(participant=f.participant.mask(f.file == "3.png", " ")),
+        lambda f: f.assign(
+            p0=f.p0.where(f.file != "3.png", 1.5), p1=f.p1.where(f.file != "3.png", -0.5)
+        ),
+        lambda f: f.assign(p0=f.p0.astype(object).where(f.file != "3.png", "x")),
+    ],
+)
+def test_a_table_with_what_is_no_probability_or_person_is_refused(change):
+    with pytest.raises(ValueError, match="b, run 1: .*3.png"):
+        stats.stack(broken(change))
 
 
 def test_holm_stops_at_the_first_that_is_not_significant():
