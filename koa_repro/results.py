@@ -488,13 +488,16 @@ def interval_text(
     digits: int = 2,
     sign: str = "",  # "+" shows the sign of a positive number
 ) -> str:  # "84.28 [81.87, 86.51]", or "not run" where the value is missing
-    "An estimate with its 95% interval."
+    "An estimate with its 95% interval, and the share of undefined resamples where there are some."
     point = f"{value}_estimate" if f"{value}_estimate" in row else value
     ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in row else ["low", "high"]
     if pd.isna(row[point]):
         return NOT_RUN
     estimate, low, high = (f"{scale * row[c]:{sign}.{digits}f}" for c in (point, *ends))
-    return f"{estimate} [{low}, {high}]"
+    lost = f"{row['undefined']:.0%} of resamples undefined" if row.get("undefined", 0) > 0 else ""
+    if pd.isna(row[ends[0]]):
+        return f"{estimate} (no interval{': ' * bool(lost)}{lost})"
+    return f"{estimate} [{low}, {high}]" + (f" ({lost})" if lost else "")
 
 # %% ../nbs/library/results.ipynb #64b6ac01
 def draw_beside(
@@ -517,7 +520,7 @@ def draw_beside(
 # %% ../nbs/library/results.ipynb #f5c0ff04
 def difference_text(
     found: Interval | None,  # a difference
-    better: int = 1,  # 1 where above 0 is better, -1 where below is
+    better: int = 1,  # 1 where above 0 is better, -1 where below is, 0 where neither
     scale: float = 1,
     digits: int = 2,
 ) -> str:  # "+1.02 [-0.60, +3.04] (no difference shown)", or "not run"
@@ -526,8 +529,10 @@ def difference_text(
         return NOT_RUN
     if found.seeds < 2:
         says = "one run of each, so no conclusion"
-    elif found.low <= 0 <= found.high:
+    elif not (found.low > 0 or found.high < 0):
         says = "no difference shown"
+    elif not better:
+        says = "higher" if found.estimate > 0 else "lower"
     else:
         says = "better" if found.estimate * better > 0 else "worse"
     return f"{interval_text(found.row(), scale=scale, digits=digits, sign='+')} ({says})"

@@ -127,7 +127,8 @@ class Predictions:
     grades: tuple  # the K grades, in the order of the classes
 
     @cached_property
-    def _up(self):
+    def up(self) -> np.ndarray:  # (K,) bool
+        "The classes that are positive."
         return np.array([False, True] if len(self.grades) == 2 else [g >= 2 for g in self.grades])
 
     @property
@@ -136,11 +137,11 @@ class Predictions:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        return self._up[self.label]  # (N,) bool
+        return self.up[self.label]  # (N,) bool
 
     @cached_property
     def score(self) -> np.ndarray:
-        return self.probability[:, :, self._up].sum(2)  # (S, N)
+        return self.probability[:, :, self.up].sum(2)  # (S, N)
 
     @cached_property
     def right(self) -> np.ndarray:
