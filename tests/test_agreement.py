@@ -780,3 +780,57 @@ def test_mid_p_of_ten_against_twenty():
     a[:10], b[10:30] = 2, 2
     found = stats.mcnemar(y, a, b)
     assert (found.p, found.mid_p) == pytest.approx((0.0987371, 0.0707555), abs=1e-6)
+
+
+# how many training runs
+
+
+@pytest.mark.parametrize(
+    "lasting, once, seed_sd", [(0.1, 0.0, 0.02), (0.04, 0.1, 0.0), (0.0, 0.1, 0.03)]
+)
+def test_planted_spreads_are_found(lasting, once, seed_sd):
+    rng, knees, seeds = np.random.default_rng(0), 2000, 60
+    kind = rng.normal(0, lasting**0.5, knees)
+    apart = kind + rng.normal(0, once**0.5, (seeds, knees)) + rng.normal(0, seed_sd, (seeds, 1))
+    got = stats.spreads(apart, np.arange(knees))
+    assert got.knee**2 == pytest.approx(lasting, abs=0.01)
+    assert got.run**2 == pytest.approx(once, abs=0.01)
+    assert got.seed**2 == pytest.approx(seed_sd**2 + once / knees, rel=0.6, abs=1e-12)
+    one = stats.spreads(apart[0], np.arange(knees))
+    assert np.isnan(one.seed) and one.run == 0
+    assert one.knee**2 == pytest.approx(lasting + once, abs=0.02)
+    twice = stats.spreads(np.repeat(apart, 2, axis=1), np.repeat(np.arange(knees), 2))
+    assert twice.knee == pytest.approx(2**0.5 * got.knee)  # no knee more than before
+    assert stats.spreads([[1, 0, -1, 0]] * 2, range(4)).discordant == 0.5
+
+
+@pytest.mark.parametrize("seeds, knees", [(3, 500), (8, 2000), (20, 1000)])
+def test_power_of_seeds_by_simulation(seeds, knees):
+    of, rng = stats.Spreads(0.02, 0.3, 0.0, 0.1), np.random.default_rng(seeds)
+    mean = 0.025 + rng.normal(0, (of.seed**2 / seeds + of.knee**2 / knees) ** 0.5, 20_000)
+    sd = of.seed * np.sqrt(rng.chisquare(seeds - 1, 20_000) / (seeds - 1))
+    # the ends of the printed interval: a normal part and Student's, by simulation
+    part = rng.normal(0, of.knee / knees**0.5, (4000, 1))
+    t = rng.standard_t(seeds - 1, (4000, 1)) * np.linspace(0.2, 3, 60) * of.seed / seeds**0.5
+    reach = np.interp(sd / of.seed, np.linspace(0.2, 3, 60), np.quantile(part + t, 0.975, axis=0))
+    seen = (abs(mean) > reach).mean()
+    assert stats.seeds_power(seeds, knees, 0.025, of) == pytest.approx(seen, abs=0.02)
+
+
+def test_seeds_needed_is_the_smallest():
+    of = stats.Spreads(0.015, 0.2, 0.15, 0.06)
+    for difference, knees in ((0.02, 1086), (-0.02, 1086), (0.01, 20_000), (0.1, 1086)):
+        s = stats.seeds_needed(difference, knees, of)
+        assert stats.seeds_power(s, knees, difference, of) >= 0.8
+        assert s == 2 or stats.seeds_power(s - 1, knees, difference, of) < 0.8
+    assert stats.seeds_needed(0.005, 1086, of) == np.inf  # the knees alone vary more than that
+    assert stats.seeds_needed(0.005, 10**6, of) < np.inf
+    for call in (
+        lambda: stats.seeds_needed(0, 1086, of),
+        lambda: stats.seeds_needed(0.01, 1086, of, power=1),
+        lambda: stats.seeds_power(1, 1086, 0.01, of),
+        lambda: stats.seeds_power(3, 1086, 0.01, replace(of, seed=np.nan)),
+        lambda: stats.spreads([[1, np.nan]], [0, 1]),
+    ):
+        with pytest.raises(ValueError):
+            call()

@@ -133,7 +133,7 @@ def judged(rows, study=SimpleNamespace(verdict=True), n=999):
         table=table,
         differences=differences,
         found=found,
-        claims=confidence_claims(found, study, found),
+        claims=confidence_claims(found, study),
     )
 
 
@@ -197,7 +197,7 @@ def test_weights_are_knees(seed, n):
 
 
 def best_slope(logit, y, w, offset=False):
-    "Slope, or intercept at a slope of 1, of the greatest likelihood, by a search without derivatives."
+    "Slope, or intercept at a slope of 1, of the greatest likelihood, by plain search."
 
     def cost(beta):
         eta = beta[0] + (logit if offset else beta[1] * logit)

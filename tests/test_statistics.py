@@ -222,7 +222,8 @@ def test_interval_against_a_loop(metric):
                 for s in range(3)
             )
         )
-    got = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
+    printed = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
+    got = printed.resampled
     assert got.replicates == pytest.approx(np.array(slow))
     assert (got.low, got.high) == pytest.approx(
         (min(slow), max(slow))
@@ -232,9 +233,15 @@ def test_interval_against_a_loop(metric):
     )
     assert (
         got.seeds == 3
-        and got.over == "participants and seeds"
-        and got.estimate == pytest.approx(np.mean(got.per_seed))
+        and got.over == "participants and seeds, resampled"
+        and got.estimate == pytest.approx(np.mean(got.per_seed)) == pytest.approx(printed.estimate)
     )
+    each = [stats.binary_metrics(p.positive, s)[metric] for s in p.score]
+    people = drawn.replicates(p.measure(metric)).mean(1)
+    moved = people + np.std(each, ddof=1) * drawn.student(3)
+    assert printed.replicates == pytest.approx(np.clip(moved, 0, 1))
+    assert (printed.low, printed.high) == (printed.replicates.min(), printed.replicates.max())
+    assert printed.over == "participants and seeds (Student)"
 
 
 def test_one_seed_says_so():
@@ -258,11 +265,27 @@ def test_standard_error_is_the_clusters():
 def test_student_widens_by_the_seeds_spread():
     shift, x = np.array([-0.1, 0.0, 0.1, 0.2]), np.random.default_rng(0).random(100)
     people = stats.bootstrap_interval(x).replicates
-    student = stats.bootstrap_interval(x + shift[:, None], student=True)
+    student = stats.bootstrap_interval(x + shift[:, None])
     t = (student.replicates - 0.05 - people) / (shift.std(ddof=1) / 2)
     # Student's t with 3 degrees of freedom: its quartiles, within 5 standard errors from 10,000
     assert np.quantile(t, [0.25, 0.5, 0.75]) == pytest.approx([-0.765, 0, 0.765], abs=0.08)
-    assert student.over.endswith("(Student)")
+    assert student.over.endswith("(Student)") and student.resampled.resampled is None
+    assert student.high - student.low > student.resampled.high - student.resampled.low
+    other, again = student.at(0.9).resampled, student.resampled.at(0.9)
+    assert (other.low, other.high, other.level) == (again.low, again.high, 0.9)
+
+
+def test_students_part_stays_within_the_metrics_range():
+    frame = [f.assign(p0=1 - f.label, p1=f.label.astype(float)) for f in frames(seeds=2)]
+    frame[1] = frame[1].assign(p0=0.5, p1=0.5)  # one perfect run, one that calls all positive
+    p = stats.stack(dict(a=frame))["a"]
+    found = stats.bootstrap_interval(p)
+    assert (found.low, found.high) == (0, 1)
+    free = stats.bootstrap_interval(p.right.astype(float), p.participant)
+    assert free.low < 0 and free.high > 1
+    cut = stats.bootstrap_interval(p.right.astype(float), p.participant, bounds=(0.3, 0.9))
+    assert (cut.low, cut.high) == (0.3, 0.9)
+    assert stats.bootstrap_interval(p.right[:1].astype(float), p.participant).resampled is None
 
 
 # intervals, differences, families
@@ -304,9 +327,9 @@ def test_difference_is_antisymmetric_and_paired():
             and np.isclose(ab.low, -ba.high)
         )
         apart = [stats.bootstrap_interval(runs[x], metric=metric, n=999) for x in "ab"]
-        assert np.allclose(
-            ab.replicates, apart[0].replicates - apart[1].replicates
-        )  # the same participants and seeds
+        # the same participants and seeds
+        ab, apart = ab.resampled, [i.resampled for i in apart]
+        assert np.allclose(ab.replicates, apart[0].replicates - apart[1].replicates)
     other = stats.paired_difference(runs["a"], runs["c"], n=999)
     assert other.seeds == 2 and other.per_seed == ()
     same = stats.paired_difference(runs["a"], runs["a"], n=999)
@@ -320,7 +343,8 @@ def test_mean_difference_is_the_mean_with_the_same_draws():
         stats.mean_difference(pairs, "f1", n=500),
         [stats.paired_difference(a, b, "f1", n=500) for a, b in pairs],
     )
-    assert np.allclose(mean.replicates, np.mean([d.replicates for d in each], axis=0))
+    alike = [d.resampled.replicates for d in (mean, *each)]
+    assert np.allclose(alike[0], np.mean(alike[1:], axis=0))
     assert mean.estimate == pytest.approx(np.mean([d.estimate for d in each]))
 
 
@@ -442,6 +466,17 @@ def test_undefined_resamples_are_counted_and_beyond_a_share_there_is_no_interval
         assert np.isnan(few(of, np.arange(len(y)), n=50).low)
 
 
+def test_single_runs_have_no_adjusted_p_and_count_with_one():
+    rng = np.random.default_rng(1)
+    r = rng.normal(5, 1, 1999)
+    sure = stats.Interval(5, *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    found = stats.holm_intervals(dict(lone=replace(sure, seeds=1), a=sure, b=sure))
+    assert np.isnan(found["lone"].p) and found["a"].p == pytest.approx(3 * sure.p)
+    # single runs do not loosen the level of the others
+    assert (found["a"].level, found["b"].level) == pytest.approx((1 - 0.05 / 3, 1 - 0.05 / 2))
+    assert found["lone"].level == pytest.approx(0.95)
+
+
 def test_a_comparison_without_p_counts_with_one():
     rng = np.random.default_rng(0)
     r = rng.normal(5, 1, 1999)
@@ -478,3 +513,35 @@ def test_holm_stops_at_the_first_that_is_not_significant():
     assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair.values())
     adjusted = stats.holm_intervals(pair).values()
     assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in adjusted)
+
+
+# decision curve
+
+
+@quick
+@given(st.integers(0, 10_000), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_net_benefit_is_the_textbooks_at_the_samples_prevalence(seed, threshold, prevalence):
+    rng = np.random.default_rng(seed)
+    y, score = np.r_[0, 1, rng.integers(0, 2, 30)], np.round(rng.random((2, 32)), 1)
+    w = rng.integers(1, 4, 32)
+    many, own = np.repeat(y, w), np.repeat(y, w).mean()
+    got = stats.net_benefit(y, score, own, threshold)(w[None].astype(float))[0]
+    for s, value in zip(score, got):
+        act = np.repeat(s, w) >= threshold
+        tp, fp = (act & (many == 1)).sum(), (act & (many == 0)).sum()
+        odds = threshold / (1 - threshold)
+        assert value == pytest.approx(tp / len(many) - fp / len(many) * odds)
+    every = stats.net_benefit(y, np.ones((1, 32)), prevalence, threshold)(np.ones((1, 32)))[0, 0]
+    assert every == pytest.approx(
+        prevalence - (1 - prevalence) * threshold / (1 - threshold), abs=1e-9
+    )
+
+
+def test_net_benefit_by_hand_and_its_limits():
+    y, s = np.array([1, 1, 0, 0, 0]), np.array([[0.8, 0.2, 0.6, 0.1, 0.1]])
+    # one of two found, one of three false: 0.3 / 2 - 0.7 / 3 at odds of 1
+    assert stats.net_benefit(y, s, 0.3, 0.5)(np.ones((1, 5))) == pytest.approx(0.15 - 0.7 / 3)
+    assert np.isnan(stats.net_benefit(y, s, 0.3, 0.5)(np.array([[1.0, 1, 0, 0, 0]])))
+    for change in (dict(prevalence=0), dict(threshold=1), dict(score=s + 1), dict(positive=y + 1)):
+        with pytest.raises(ValueError):
+            stats.net_benefit(**(dict(positive=y, score=s, prevalence=0.3, threshold=0.5) | change))

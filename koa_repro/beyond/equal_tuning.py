@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..claims import both_ways, few_seeds, points
+from ..claims import claim, points
 from ..plotting import COLORS, PAGE
 from koa_repro.results import (
     LOSS_NAMES,
@@ -233,7 +233,7 @@ def fresh_specs(
 def contest_differences(
     fused: Mapping[str, Sequence[Run | None]],  # "concat", "add" -> runs by seed
     again: Mapping[str, Sequence[Run | None]],  # "hybrid", "ce" -> fresh runs of the winners
-    **kwargs,  # n and student of `mean_difference`
+    **kwargs,  # n of `mean_difference`
 ) -> dict[str, Interval | None]:  # C04 and C15
     "Concatenation minus addition (C04), and hybrid minus cross-entropy, both tuned (C15)."
     return dict(

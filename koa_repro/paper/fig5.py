@@ -6,7 +6,7 @@
 __all__ = ['Rows', 'Seen', 'Found', 'ROWS', 'ELEVEN', 'TARGETED', 'FIG5', 'both', 'temperatures', 'both_versions', 'force_table',
            'confidence_table', 'beside_paper', 'show_confidence', 'row_names', 'draw_confidence', 'draw_calibration',
            'draw_targets', 'stretches', 'target_table', 'show_targets', 'seed_interval', 'late_medium',
-           'confidence_parts', 'student_parts', 'confidence_claims', 'show_claims', 'short']
+           'confidence_parts', 'confidence_claims', 'show_claims', 'short']
 
 # %% ../../nbs/paper/fig5.ipynb #c4f10004
 import textwrap
@@ -35,6 +35,7 @@ from koa_repro.results import (
     Headline,
     claim_line,
     confidence_specs,
+    detectable,
     difference_text,
     grade_difference,
     in_force,
@@ -150,9 +151,10 @@ def beside_paper(
             line[f"paper, {name}"] = printed[f"accuracy {loss}"] if m == "accuracy" else ""
         for loss, name in LOSS_NAMES.items():
             line[f"ours, {name}"] = interval_text(ours.loc[(m, loss)], **form)
-        line["hybrid - cross-entropy"] = difference_text(
-            raw.get(("hybrid", m, "ce")), better, **form
-        )
+        i = raw.get(("hybrid", m, "ce"))
+        line["hybrid - cross-entropy"] = difference_text(i, better, **form)
+        least = form.get("scale", 1) * detectable(i) if i else np.nan
+        line["detectable"] = f"{least:.{form['digits']}f}" if np.isfinite(least) else ""
         lines.append(line)
     return pd.DataFrame(lines).set_index("")
 
@@ -379,7 +381,6 @@ def confidence_parts(
     rows: Rows,
     versions: Mapping[str, Seen],
     found: Mapping[str, Found],  # correction -> differences
-    student: bool = False,  # as the differences were taken
 ) -> dict[str, dict[str, Interval | None]]:  # claim -> part -> interval; None where not run
     "What C10, C11, C12 and C18 ask for; a part that begins with 'beside' decides nothing."
     raw, corrected = (found[c].get for c in CORRECTIONS)
@@ -389,7 +390,7 @@ def confidence_parts(
             return None
         p = joined(versions[c]["hybrid"])
         x = grade_difference(p, only_right)
-        return bootstrap_interval(x, clusters=p.participant, student=student)
+        return bootstrap_interval(x, clusters=p.participant)
 
     eleven = {
         f"{MEASURES[m]}, {c}": found[c].get(("hybrid", m, "ce"))
@@ -419,50 +420,30 @@ def confidence_parts(
     )
 
 
-def student_parts(rows: Rows, versions: Mapping[str, Seen]) -> dict:
-    "The same parts with the seeds' part of the intervals from Student's t."
-    cautious = {}
-    for c in CORRECTIONS:
-        eleven = ("ece", "brier", "overconfidence", "own_above")
-        wanted = (("hybrid", "ce", eleven), ("random", "hybrid", ("accuracy", "brier")))
-        cautious[c] = {}
-        for row, other, measures in wanted:
-            _, found = measure_table(versions[c], [row], measures, [other], student=True)
-            cautious[c] |= found
-    return confidence_parts(rows, versions, cautious, student=True)
-
-
 def confidence_claims(
     parts: Mapping[str, Mapping],  # from `confidence_parts`
     study: Study,
-    cautious: Mapping[str, Mapping],  # from `student_parts`
 ) -> pd.DataFrame:  # one line a part; shares, not percent
     "C10, C11, C12 and C18, decided by their rules."
     lines = []
     for id, family in parts.items():
-        decided = [_decided(id, f, study) for f in (family, cautious[id])]
+        deciding = [i for part, i in family.items() if not part.startswith("beside")]
+        decided = claim_line(id, "", deciding, study, whole=all(deciding))
         for part, i in family.items():
-            beside, j = part.startswith("beside"), cautious[id][part]
-            line = {k: decided[0][k] for k in ("id", "claim", "holds_when")} | dict(part=part)
+            line = {k: decided[k] for k in ("id", "claim", "holds_when")} | dict(part=part)
             line |= dict(seeds=i.seeds if i else 0)
             line |= {c: getattr(i, c, None) for c in ("estimate", "low", "high")}
-            line |= dict(verdict="" if beside else decided[0]["verdict"])
-            line |= {f"{c}_student": getattr(j, c, None) for c in ("low", "high")}
-            lines.append(line | dict(verdict_student="" if beside else decided[1]["verdict"]))
+            beside = part.startswith("beside")
+            lines.append(line | dict(verdict="" if beside else decided["verdict"]))
     return pd.DataFrame(lines)
-
-
-def _decided(id, family, study):
-    deciding = [i for part, i in family.items() if not part.startswith("beside")]
-    return claim_line(id, "", deciding, study, whole=all(deciding))
 
 
 def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
     "The claims to be read, part by part."
-    shown = claims[["id", "claim", "part", "verdict", "verdict_student"]]
+    shown = claims[["id", "claim", "part", "verdict"]]
     numbers = claims.astype(dict(estimate=float, low=float, high=float))
     ours = [interval_text(r, digits=3) for _, r in numbers.iterrows()]
-    return shown.assign(ours=ours)[["id", "claim", "part", "ours", "verdict", "verdict_student"]]
+    return shown.assign(ours=ours)[["id", "claim", "part", "ours", "verdict"]]
 
 
 def short(claims: pd.DataFrame) -> pd.DataFrame:  # id, claim, ours, verdict
