@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from .data import KneeSet
 from .phantom import readers as phantom_reads
+from .stats import _missing, numbers
 
 # %% ../nbs/library/readings.ipynb #7e012379
 def knee_names(files: Sequence[str]) -> np.ndarray:  # (N,)
@@ -36,8 +37,12 @@ def draw_study(
     per_grade: int = 150,  # knees of each grade, or as many as there are
     seed: int = 0,  # of the random selection
 ) -> pd.DataFrame:  # knee_id, file, participant, side, kl
-    "Test knees, one a participant, as many KL-0 as KL-2. Raises `ValueError` if one has none."
-    test = frame[(frame.split == "test") & frame.kl.isin((0, 2))]
+    """Test knees, one a participant, as many KL-0 as KL-2. Raises `ValueError` if one has none, and
+    for a test knee without a grade or a participant."""
+    test = frame[frame.split == "test"]
+    if (gaps := _missing(test.participant)).any():
+        raise ValueError(f"frame: {test.file.iloc[gaps.argmax()]} has no participant.")
+    test = test[np.isin(numbers("frame.kl of the test knees", test.kl), (0, 2))]
     alone = test.iloc[np.argsort(_shuffle(test.file, seed))].drop_duplicates("participant")
     size = min(per_grade, (alone.kl == 0).sum(), (alone.kl == 2).sum())
     if size < 1:
@@ -217,6 +222,9 @@ def read_oai(
         )
     )
     kept = given & number.READPRJ.notna() & reads.knee_id.isin(knee_names(knees.file))
+    ours = number.ID.isin({int(k[:-1]) for k in knee_names(knees.file) if k[:-1].isdigit()})
+    if (wrong := given & ours & ~number.SIDE.isin((1, 2))).any():
+        raise ValueError(f"{path.name}: a side other than 1 or 2: {_lines(wrong, table, 'SIDE')}.")
     if (wrong := kept & ~reads.grade.isin(range(5))).any():
         raise ValueError(f"{path.name}: a grade other than 0 to 4: {_lines(wrong, table, column)}.")
     reads = reads[kept].drop_duplicates()
@@ -241,19 +249,17 @@ def simulate_readers(
     "SIMULATED readers with stated sensitivities and specificities. Raises `ValueError`."
     if not 0 <= dependence <= 1:
         raise ValueError(f"dependence={dependence!r} must lie between 0 and 1.")
+    rates = rates.apply(pd.to_numeric, errors="coerce")
     for column in ("sensitivity", "specificity"):
-        if not (fit := pd.to_numeric(rates[column], errors="coerce").between(0, 1)).all():
+        if not (fit := rates[column].between(0, 1)).all():
             raise ValueError(
                 f"rates: the {column} of {fit.idxmin()}, {rates[column][~fit].iloc[0]}, is not a "
                 "share between 0 and 1 (92.7% is 0.927)."
             )
-    rng, kl = np.random.default_rng([seed, 26]), knees.kl.to_numpy()
-    confidence_of = rng.random(len(kl)) if confidence is None else np.asarray(confidence, float)
-    if len(confidence_of) != len(kl) or not np.isfinite(confidence_of).all():
-        raise ValueError(
-            f"confidence: one finite number for each of the {len(kl)} knees is wanted, not "
-            f"{len(confidence_of)} of which {int(np.isfinite(confidence_of).sum())} are finite."
-        )
+    rng, kl = np.random.default_rng([seed, 26]), numbers("knees.kl", knees.kl, 0, 4)
+    confidence_of = numbers("confidence", rng.random(len(kl)) if confidence is None else confidence)
+    if len(confidence_of) != len(kl):
+        raise ValueError(f"{len(confidence_of)} confidences do not fit {len(kl)} knees.")
     rank = pd.Series(-confidence_of).groupby(kl).rank(method="first")
     size = pd.Series(kl).groupby(kl).transform("size")
     score = ndtri((rank - 0.5) / size).to_numpy()

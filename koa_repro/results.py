@@ -25,9 +25,8 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import norm
 
-from .calibration import MEASURES, confidence_measure
+from .calibration import MEASURES, UNBOUNDED, confidence_measure
 from .claims import claim, lone, paper_numbers, verdict
 from .data import example_knees
 from .losses import HybridLoss
@@ -98,7 +97,7 @@ def row_difference(
     a: str,
     b: str,  # two rows
     weights: str = "best",
-    **kwargs,  # n, student and drawn of `mean_difference`
+    **kwargs,  # n and drawn of `mean_difference`
 ) -> Interval | None:  # a - b on the test knees; None where no seed has both
     "Paired accuracy difference of two rows over the seeds that both have."
     if not (both := shared_seeds(rows, a, b, weights=weights)):
@@ -112,16 +111,20 @@ def difference_table(
     paper: Mapping[str, float],  # printed, in points; a row may lack
     family: Sequence[str],  # rows that Holm's correction is over; not run counts as p = 1
 ) -> pd.DataFrame:
-    "Differences beside the paper's, in points, one line a difference."
-    adjusted = dict(zip(family, holm([found[k].p if k in found else 1.0 for k in family])))
+    """Differences beside the paper's, in points, one line a difference, with what its seeds could
+    have detected. Single runs count with p = 1 and have neither that nor Holm's p."""
+    several = {k: i.p for k, i in found.items() if i.seeds > 1}
+    adjusted = dict(zip(family, holm([several.get(k, 1.0) for k in family])))
     lines = [
-        dict(row=k, paper=paper.get(k, np.nan), p=i.p, p_holm=adjusted.get(k, np.nan))
+        dict(row=k, paper=paper.get(k, np.nan), p=i.p)
         | dict(ours=100 * i.estimate, low=100 * i.low, high=100 * i.high)
+        | dict(detectable=100 * detectable(i, len(family) if k in family else 1))
+        | dict(p_holm=adjusted.get(k, np.nan) if k in several else np.nan)
         | dict(seeds=i.seeds, seed_sd=100 * i.row()["seed_sd"])
         for k, i in found.items()
     ]
-    columns = ["row", "paper", "ours", "low", "high", "p", "p_holm", "seeds", "seed_sd"]
-    return pd.DataFrame(lines, columns=columns)
+    columns = "row paper ours low high detectable p p_holm seeds seed_sd"
+    return pd.DataFrame(lines, columns=columns.split())
 
 # %% ../nbs/library/results.ipynb #da4ffbba
 ATTENTION, RELEASED = "Ours, channel attention", "Tiulpin-64"  # rows that the paper does not have
@@ -334,6 +337,7 @@ def turned(i: Interval | None) -> Interval | None:
         high=-i.low,
         per_seed=tuple(-x for x in i.per_seed),
         replicates=-i.replicates,
+        resampled=turned(i.resampled),
     )
 
 
@@ -364,7 +368,6 @@ def measure_table(
     measures: Sequence[str] = tuple(MEASURES),
     against: Sequence[str] = ("ce", "hybrid"),  # rows that the differences are taken to
     n: int = 10_000,  # resamples
-    student: bool = False,  # see `stats.bootstrap_interval`
 ) -> tuple[pd.DataFrame, dict]:  # (row, measure, against) -> Interval of row - against
     """Measures with intervals, one line a row and measure, and paired differences over the seeds
     that both rows have; shares, not percent."""
@@ -376,11 +379,12 @@ def measure_table(
             line = dict(row=row, measure=m, runs_done=len(runs.get(row, ())))
             if row in runs:
                 every = of(row, m, tuple(runs[row]))
-                line |= _cells(bootstrap_interval(every, drawn=drawn, student=student))
+                bounds = None if m in UNBOUNDED else (0, 1)
+                line |= _cells(bootstrap_interval(every, drawn=drawn, bounds=bounds))
             for other in (o for o in against if o != row):
                 if seeds := tuple(s for s in runs.get(row, ()) if s in runs.get(other, ())):
                     a, b = of(row, m, seeds), of(other, m, seeds)
-                    found[row, m, other] = paired_difference(a, b, drawn=drawn, student=student)
+                    found[row, m, other] = paired_difference(a, b, drawn=drawn)
                     line |= _cells(found[row, m, other], f"minus_{other}_")
             lines.append(line)
     columns = [start + c for start in ("", *(f"minus_{o}_" for o in against)) for c in _CELLS]
@@ -435,7 +439,8 @@ def claim_line(
     else:
         said = verdict(id, found) if whole and found else "not decided"
     of = claim(id)
-    return dict(id=id, claim=of.claim, holds_when=of.holds_when, ours=ours, **more, verdict=said)
+    rule = of.holds_when + (f" (amended: {of.amended})" if of.amended else "")
+    return dict(id=id, claim=of.claim, holds_when=rule, ours=ours, **more, verdict=said)
 
 
 def answer(
@@ -447,6 +452,8 @@ def answer(
     from IPython.display import Markdown
 
     lines = [f"- **{c.id}, {c.claim}:** {c.verdict} ({c.ours})." for c in claims.itertuples()]
+    changed = [(c, f"{c} was amended: {claim(c).amended}.") for c in claims.id if claim(c).amended]
+    more = (*dict(changed).values(), *more)
     public = "The knees are the public 224-pixel images, enlarged to 300, not the paper's own."
     said = [*more, public if study.published else "", study.withheld]
     return Markdown("\n".join([*lines, "", " ".join(filter(None, said))]))
@@ -460,10 +467,11 @@ def would_show(
     "What it would take to see the paper's difference, in a sentence."
     if found is None:
         return ""
-    more = " (more, as one run ignores seed variability)" if found.seeds == 1 else ""
+    if found.seeds < 2:
+        return f"A single run cannot tell what difference would show; the paper's is {paper:.2f}."
     return (
         "In four of five studies of this size a true difference of "
-        f"{100 * detectable(found, tests):.1f} points{more} would show; the paper's is {paper:.2f}."
+        f"{100 * detectable(found, tests):.1f} points would show; the paper's is {paper:.2f}."
     )
 
 
@@ -472,10 +480,13 @@ def detectable(
     tests: int = 1,  # of the family that it is adjusted in
     power: float = 0.8,
     alpha: float = 0.05,  # of the family
-) -> float:  # in the unit of the interval
+) -> float:  # in the unit of the interval; NaN for single runs, which ignore seed variability
     """The smallest true difference that would show with this power at the family's strictest
-    level, from the bootstrap's standard error."""
-    return float((norm.ppf(1 - alpha / tests / 2) + norm.ppf(power)) * np.std(found.replicates))
+    level: half of the interval there, and half of the one that leaves 1 - power on each side."""
+    if found.seeds < 2:
+        return np.nan
+    wide = (found.at(level) for level in (1 - alpha / tests, 2 * power - 1))
+    return sum(i.high - i.low for i in wide) / 2
 
 # %% ../nbs/library/results.ipynb #e3da731b
 NOT_RUN = "not run"
@@ -488,13 +499,16 @@ def interval_text(
     digits: int = 2,
     sign: str = "",  # "+" shows the sign of a positive number
 ) -> str:  # "84.28 [81.87, 86.51]", or "not run" where the value is missing
-    "An estimate with its 95% interval."
+    "An estimate with its 95% interval, and the share of undefined resamples where there are some."
     point = f"{value}_estimate" if f"{value}_estimate" in row else value
     ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in row else ["low", "high"]
     if pd.isna(row[point]):
         return NOT_RUN
     estimate, low, high = (f"{scale * row[c]:{sign}.{digits}f}" for c in (point, *ends))
-    return f"{estimate} [{low}, {high}]"
+    lost = f"{row['undefined']:.0%} of resamples undefined" if row.get("undefined", 0) > 0 else ""
+    if pd.isna(row[ends[0]]):
+        return f"{estimate} (no interval{': ' * bool(lost)}{lost})"
+    return f"{estimate} [{low}, {high}]" + (f" ({lost})" if lost else "")
 
 # %% ../nbs/library/results.ipynb #64b6ac01
 def draw_beside(
@@ -517,7 +531,7 @@ def draw_beside(
 # %% ../nbs/library/results.ipynb #f5c0ff04
 def difference_text(
     found: Interval | None,  # a difference
-    better: int = 1,  # 1 where above 0 is better, -1 where below is
+    better: int = 1,  # 1 where above 0 is better, -1 where below is, 0 where neither
     scale: float = 1,
     digits: int = 2,
 ) -> str:  # "+1.02 [-0.60, +3.04] (no difference shown)", or "not run"
@@ -526,8 +540,10 @@ def difference_text(
         return NOT_RUN
     if found.seeds < 2:
         says = "one run of each, so no conclusion"
-    elif found.low <= 0 <= found.high:
+    elif not (found.low > 0 or found.high < 0):
         says = "no difference shown"
+    elif not better:
+        says = "higher" if found.estimate > 0 else "lower"
     else:
         says = "better" if found.estimate * better > 0 else "worse"
     return f"{interval_text(found.row(), scale=scale, digits=digits, sign='+')} ({says})"

@@ -9,21 +9,22 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from koa_repro.calibration import (
     MEASURES,
-    binned,
     calibration_error,
     confidence_measure,
-    equal_mass,
-    equal_width,
     fit_temperature,
     own_shares,
+    recalibration,
+    reliability,
     risk_area,
     tempered,
 )
 from koa_repro.losses import HybridLoss
 from koa_repro.paper.fig5 import (
+    ELEVEN,
     ROWS,
     TARGETED,
     beside_paper,
@@ -60,6 +61,7 @@ from koa_repro.results import (
 )
 from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
+from koa_repro.stats import bootstrap_interval
 from koa_repro.study import OWN_SPLITS, Study, study_frame
 from koa_repro.training import set_aside
 
@@ -131,7 +133,7 @@ def judged(rows, study=SimpleNamespace(verdict=True), n=999):
         table=table,
         differences=differences,
         found=found,
-        claims=confidence_claims(found, study, found),
+        claims=confidence_claims(found, study),
     )
 
 
@@ -178,9 +180,12 @@ def test_weights_are_knees(seed, n):
     )
     if w.sum() == 0:
         w[0] = 1
-    member, many = equal_width(called), np.repeat(np.arange(n), w)
-    got = calibration_error(called, right, member, debias=False)(w[None].astype(float))[0]
-    assert got == pytest.approx(naive(called[many], right[many], member.argmax(1)[many]))
+    bin_of, many = np.minimum(called * 15, 14).astype(int), np.repeat(np.arange(n), w)
+    got = calibration_error(called, right)(w[None].astype(float))[0]
+    assert got == pytest.approx(naive(called[many], right[many], bin_of[many]))
+    share, sure, kept = (x[0] for x in reliability(called, right)(w[None].astype(float)))
+    assert share.sum() == pytest.approx(1) and np.array_equal(share > 0, np.isfinite(sure))
+    assert np.nansum(share * kept) == pytest.approx(right[many].mean())
     one = np.ones((1, len(many)))
     assert risk_area(called, right)(w[None].astype(float))[0] == pytest.approx(
         risk_area(called[many], right[many])(one)[0]
@@ -191,42 +196,70 @@ def test_weights_are_knees(seed, n):
     )
 
 
-def test_debiasing_takes_off_more_where_knees_are_fewer_and_is_blind_to_the_scale_of_weights():
-    rng = np.random.default_rng(0)
-    called = 0.5 + rng.random(400) / 2
-    right = rng.random(400) < called
-    usual, less = (
-        calibration_error(called, right, equal_mass(called), debias) for debias in (False, True)
+def best_slope(logit, y, w, offset=False):
+    "Slope, or intercept at a slope of 1, of the greatest likelihood, by plain search."
+
+    def cost(beta):
+        eta = beta[0] + (logit if offset else beta[1] * logit)
+        return (w * np.logaddexp(0, np.where(y, -eta, eta))).sum()
+
+    start = np.zeros(1 if offset else 2)
+    return minimize(cost, start, method="Nelder-Mead", options=dict(xatol=1e-9, fatol=1e-12)).x[-1]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.3, 8))
+def test_slope_and_intercept_have_the_greatest_likelihood(seed, heat):
+    rng = np.random.default_rng(seed)
+    logit, w = heat * rng.normal(0, 1.5, 80), rng.integers(0, 4, 80).astype(float)
+    y = rng.random(80) < 1 / (1 + np.exp(-0.5 - logit / heat))
+    many = np.repeat(np.arange(80), w.astype(int))
+    for what in ("slope", "intercept"):
+        got = recalibration(logit, y, what)(w[None])[0]
+        assert got == pytest.approx(best_slope(logit, y, w, what == "intercept"), abs=1e-4)
+        assert got == pytest.approx(
+            recalibration(logit[many], y[many], what)(np.ones((1, len(many))))[0]
+        )
+
+
+def test_a_slope_without_a_maximum_is_no_number():
+    logit, y, ones = np.array([-3.0, -1, 1, 2, 4]), np.array([0, 0, 0, 1, 1]), np.ones((1, 5))
+    assert np.isnan(recalibration(logit, y)(ones))  # no error: it grows without end
+    assert np.isfinite(recalibration(logit, y, "intercept")(ones))
+    assert np.isnan(recalibration(np.zeros(5), y)(ones))
+    assert recalibration(np.zeros(5), y, "intercept")(ones) == pytest.approx(np.log(2 / 3))
+    alone = np.array([[1.0, 1, 1, 0, 0]])  # knees of one grade
+    for what in ("slope", "intercept"):
+        assert np.isnan(recalibration(logit, y, what)(alone))
+    mixed = np.vstack([alone, np.array([[1.0, 1, 1, 1, 1]])])
+    assert np.isfinite(recalibration(logit, [0, 1, 0, 1, 1])(mixed)).tolist() == [True, True]
+
+
+def test_planted_slope_and_prior_are_found_with_their_intervals():
+    rows = by_seed(made(1, ce=dict(heat=2.0, n=3000)))["ce"]
+    p = joined(rows)
+    slope, intercept = (
+        bootstrap_interval(confidence_measure(p, m), p.participant, n=199)
+        for m in ("slope", "intercept")
     )
-    ones, fewer = np.ones((1, 400)), (rng.random((200, 400)) < 0.25).astype(float)
-    off = lambda w: (usual(w) - less(w)).mean()
-    assert 0 < off(ones) < off(fewer) and less(3 * ones)[0] == pytest.approx(less(ones)[0])
-    resampled = rng.multinomial(400, np.full(400, 1 / 400), 500).astype(float)
-    variance = lambda w: np.nanmean(binned(w, called, right, equal_mass(called))[3])
-    assert variance(resampled) == pytest.approx(
-        2 * variance(ones), rel=0.1
-    )  # a resample knows that its knees are drawn twice
-    assert equal_mass(called).sum(0).min() == equal_mass(called).sum(0).max() == 40
+    assert slope.low < 0.5 < slope.high and slope.high - slope.low < 0.06
+    assert intercept.high < 0  # KL-2 is 0.4 of the knees, and half in training
+    fixed = replace(p, probability=tempered(p.probability, 2.0, np.array([0.6, 0.4])))
+    for m, truth in (("slope", 1), ("intercept", 0)):
+        i = bootstrap_interval(confidence_measure(fixed, m), p.participant, n=199)
+        assert i.low < truth < i.high
 
 
 def test_measures_of_a_network_that_is_known():
     p = joined(by_seed(made(1, ce=dict(n=6000)))["ce"])
     of = lambda q, m: confidence_measure(q, m)(np.ones((1, len(q.label))))[0, 0]
     fixed = replace(p, probability=tempered(p.probability, prior=np.array([0.6, 0.4])))
-    assert (
-        abs(of(fixed, "ece_positive")) < 0.01
-        and of(p, "ece_positive") > 0.03
-        and abs(of(fixed, "overconfidence")) < 0.01
-    )
-    assert (
-        of(p, "ece") < of(p, "ece_positive") / 2
-    )  # called too surely KL-2 and not surely enough KL-0: within a bin the two cancel
+    assert abs(of(fixed, "intercept")) < 0.1 < -of(p, "intercept")
+    assert abs(of(fixed, "overconfidence")) < 0.01
+    assert of(fixed, "ece") < 0.03 and of(fixed, "slope") == pytest.approx(1, abs=0.05)
     assert of(fixed, "brier") < of(p, "brier")
     assert of(p, "brier") == pytest.approx(np.mean((p.score[0] - p.positive) ** 2))
     assert of(p, "own_below") == pytest.approx(1 - of(p, "accuracy"))
-    assert of(p, "called_above") > of(
-        p, "own_above"
-    )  # c_s above 0.95 is a right call, the other may be a wrong one
     flat = replace(p, probability=np.full_like(p.probability, 0.5))
     assert of(flat, "aurc") == pytest.approx(
         1 - of(flat, "accuracy")
@@ -354,7 +387,7 @@ def test_differences_are_over_shared_seeds():
 def test_what_was_not_run_is_said(tmp_path):
     rows = {name: [None] for name in ROWS if name != "temperature"}
     none = judged(rows)
-    assert len(none.table) == 2 * len(ROWS) * len(MEASURES)
+    assert len(none.table) == len(ROWS) * (len(MEASURES) + len(ELEVEN))
     assert none.table.estimate.isna().all() and (none.table.runs_done == 0).all()
     assert set(verdicts(none.claims).values()) == {"not decided"}
     assert (show_confidence(none.table).iloc[:, :-2] == "not run").all(axis=None)
@@ -547,3 +580,22 @@ def test_rows_are_the_runs_of_the_other_tables():
         and specs["slice"][0].id != specs["hybrid"][0].id
     )
     np.testing.assert_allclose(own_shares(study_frame(study)), np.array([2286, 1516]) / 3802)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1.2, -0.1])
+def test_a_probability_that_is_none_is_refused_by_row(bad):
+    right, called = np.array([True, False, True, False]), np.array([0.9, bad, 0.8, 0.7])
+    for call in (
+        lambda: calibration_error(called, right),
+        lambda: risk_area(called, right),
+        lambda: tempered(np.stack([1 - called, called], 1)),
+        lambda: fit_temperature(np.stack([1 - called, called], 1), right),
+    ):
+        with pytest.raises(ValueError, match="row 1"):
+            call()
+    with pytest.raises(ValueError, match="right: row 2"):
+        calibration_error(np.full(4, 0.9), [1, 0, 2, 0])
+    with pytest.raises(ValueError, match="logit: row 1"):
+        recalibration([0.1, bad - np.inf], [0, 1])
+    with pytest.raises(ValueError, match="label: row 0"):
+        fit_temperature(np.full((2, 2), 0.5), [2, 0])

@@ -147,9 +147,10 @@ def test_the_band_is_the_brute_force_one():
         for k in range(2):
             x, t, _ = metrics.roc_curve(p.positive[knees], p.score[k][knees])
             curves[i, k] = np.interp(OFF, x, t)
-    mixed = (curves * drawn.of_seeds(2)[:, :, None]).sum(1)
-    np.testing.assert_allclose(band[["low", "high"]], [percentile(x) for x in mixed.T], atol=1e-9)
     whole = [np.interp(OFF, *metrics.roc_curve(p.positive, s)[:2]) for s in p.score]
+    moved = curves.mean(1) + np.std(whole, 0, ddof=1) * drawn.student(2)[:, None]
+    ends = [percentile(np.clip(x, 0, 1)) for x in moved.T]
+    np.testing.assert_allclose(band[["low", "high"]], ends, atol=1e-9)
     np.testing.assert_allclose(band.sensitivity, np.mean(whole, 0))
     assert (band.low < band.sensitivity).any() and (band.high - band.low).max() > 0.05
 
@@ -378,7 +379,7 @@ def test_areas_tests_and_differences_agree(study):
         == pytest.approx(difference.auc.mean())
         == pytest.approx(table.auc[LEAD] - table.auc["Ours, ce"])
     )
-    assert (difference.p_holm == difference.p).all()  # one comparison a seed
+    assert difference.p.between(0, 1).all() and "p_holm" not in tests  # of single runs
     assert table.loc[LEAD].auc_low < table.loc[LEAD].auc < table.loc[LEAD].auc_high
 
 

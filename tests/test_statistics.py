@@ -111,6 +111,10 @@ def test_degenerate_metrics():
         ([0, 1], [0.1, np.nan], "row 1"),
         ([0, 1], [0.1], "scores"),
         ([], [], "labels"),
+        ([0, 1, 1], [0.1, 0.3, None], "scores: row 2"),
+        ([0, 1, np.nan], [0.1, 0.3, 0.4], "labels: row 2"),
+        (["0", "1"], [0.1, 0.3], "labels: row 0"),
+        ([0, 1], [0.1, "0.3"], "scores: row"),
     ],
 )
 def test_bad_metrics_input_is_named(y, score, word):
@@ -218,7 +222,8 @@ def test_interval_against_a_loop(metric):
                 for s in range(3)
             )
         )
-    got = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
+    printed = stats.bootstrap_interval(p, metric=metric, drawn=drawn)
+    got = printed.resampled
     assert got.replicates == pytest.approx(np.array(slow))
     assert (got.low, got.high) == pytest.approx(
         (min(slow), max(slow))
@@ -228,9 +233,15 @@ def test_interval_against_a_loop(metric):
     )
     assert (
         got.seeds == 3
-        and got.over == "participants and seeds"
-        and got.estimate == pytest.approx(np.mean(got.per_seed))
+        and got.over == "participants and seeds, resampled"
+        and got.estimate == pytest.approx(np.mean(got.per_seed)) == pytest.approx(printed.estimate)
     )
+    each = [stats.binary_metrics(p.positive, s)[metric] for s in p.score]
+    people = drawn.replicates(p.measure(metric)).mean(1)
+    moved = people + np.std(each, ddof=1) * drawn.student(3)
+    assert printed.replicates == pytest.approx(np.clip(moved, 0, 1))
+    assert (printed.low, printed.high) == (printed.replicates.min(), printed.replicates.max())
+    assert printed.over == "participants and seeds (Student)"
 
 
 def test_one_seed_says_so():
@@ -254,11 +265,27 @@ def test_standard_error_is_the_clusters():
 def test_student_widens_by_the_seeds_spread():
     shift, x = np.array([-0.1, 0.0, 0.1, 0.2]), np.random.default_rng(0).random(100)
     people = stats.bootstrap_interval(x).replicates
-    student = stats.bootstrap_interval(x + shift[:, None], student=True)
+    student = stats.bootstrap_interval(x + shift[:, None])
     t = (student.replicates - 0.05 - people) / (shift.std(ddof=1) / 2)
     # Student's t with 3 degrees of freedom: its quartiles, within 5 standard errors from 10,000
     assert np.quantile(t, [0.25, 0.5, 0.75]) == pytest.approx([-0.765, 0, 0.765], abs=0.08)
-    assert student.over.endswith("(Student)")
+    assert student.over.endswith("(Student)") and student.resampled.resampled is None
+    assert student.high - student.low > student.resampled.high - student.resampled.low
+    other, again = student.at(0.9).resampled, student.resampled.at(0.9)
+    assert (other.low, other.high, other.level) == (again.low, again.high, 0.9)
+
+
+def test_students_part_stays_within_the_metrics_range():
+    frame = [f.assign(p0=1 - f.label, p1=f.label.astype(float)) for f in frames(seeds=2)]
+    frame[1] = frame[1].assign(p0=0.5, p1=0.5)  # one perfect run, one that calls all positive
+    p = stats.stack(dict(a=frame))["a"]
+    found = stats.bootstrap_interval(p)
+    assert (found.low, found.high) == (0, 1)
+    free = stats.bootstrap_interval(p.right.astype(float), p.participant)
+    assert free.low < 0 and free.high > 1
+    cut = stats.bootstrap_interval(p.right.astype(float), p.participant, bounds=(0.3, 0.9))
+    assert (cut.low, cut.high) == (0.3, 0.9)
+    assert stats.bootstrap_interval(p.right[:1].astype(float), p.participant).resampled is None
 
 
 # intervals, differences, families
@@ -300,9 +327,9 @@ def test_difference_is_antisymmetric_and_paired():
             and np.isclose(ab.low, -ba.high)
         )
         apart = [stats.bootstrap_interval(runs[x], metric=metric, n=999) for x in "ab"]
-        assert np.allclose(
-            ab.replicates, apart[0].replicates - apart[1].replicates
-        )  # the same participants and seeds
+        # the same participants and seeds
+        ab, apart = ab.resampled, [i.resampled for i in apart]
+        assert np.allclose(ab.replicates, apart[0].replicates - apart[1].replicates)
     other = stats.paired_difference(runs["a"], runs["c"], n=999)
     assert other.seeds == 2 and other.per_seed == ()
     same = stats.paired_difference(runs["a"], runs["a"], n=999)
@@ -316,7 +343,8 @@ def test_mean_difference_is_the_mean_with_the_same_draws():
         stats.mean_difference(pairs, "f1", n=500),
         [stats.paired_difference(a, b, "f1", n=500) for a, b in pairs],
     )
-    assert np.allclose(mean.replicates, np.mean([d.replicates for d in each], axis=0))
+    alike = [d.resampled.replicates for d in (mean, *each)]
+    assert np.allclose(alike[0], np.mean(alike[1:], axis=0))
     assert mean.estimate == pytest.approx(np.mean([d.estimate for d in each]))
 
 
@@ -329,7 +357,7 @@ def test_differently_ordered_runs_are_refused():
 
 @pytest.mark.parametrize(
     "values, clusters, word",
-    [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "knee 1")],
+    [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "row 1")],
 )
 def test_bad_values_are_named(values, clusters, word):
     with pytest.raises(ValueError, match=word):
@@ -394,6 +422,85 @@ def test_what_was_not_run_counts_in_the_family(seed, m):
 def test_a_missing_participant_is_no_participant():
     with pytest.raises(ValueError, match="row 4"):
         stats.draws(["a", "b", "c", "d", None, float("nan")])
+    with pytest.raises(ValueError, match="row 1"):
+        stats.draws(["a", " ", "c"])
+
+
+@pytest.mark.parametrize(
+    "low, high, bad",
+    [(0, 1, 1.2), (0, 1, -0.1), (-np.inf, np.inf, np.inf), (0, 1, ""), (0, 1, "1")],
+)
+def test_what_is_no_number_is_refused_by_row(low, high, bad):
+    good = [0.2, True, np.int64(1), np.float32(0.5)]
+    assert stats.numbers("x", good, low, high).tolist() == [0.2, 1, 1, 0.5]
+    with pytest.raises(ValueError, match="x: row 3"):
+        stats.numbers("x", np.array([*good[:3], bad], object), low, high)
+    with pytest.raises(ValueError, match="x: row 1"):
+        stats.numbers("x", np.array([[0.1, 0.2], [bad, 0.3]], object), low, high, axis=-2)
+
+
+def test_a_metric_is_not_computed_of_what_is_no_number():
+    positive, score = np.array([True, False, True]), np.array([[0.2, 0.7, np.nan]])
+    with pytest.raises(ValueError, match="score: row 2"):
+        stats.measure("accuracy", positive, score)
+    y, s = np.array([1, 0, 1]), np.array([[0.2, 0.7, 0.9]])  # 0 and 1 are as good as bool
+    ones = np.ones((1, 3))
+    for m in stats.METRICS:
+        assert stats.measure(m, y, s)(ones) == stats.measure(m, positive, s)(ones)
+    with pytest.raises(ValueError, match="positive: row 1"):
+        stats.measure("auc", np.array([0, 2, 0]), s)
+
+
+@pytest.mark.parametrize("positives, kept", [(1, False), (2, False), (4, True)])
+def test_undefined_resamples_are_counted_and_beyond_a_share_there_is_no_interval(positives, kept):
+    y = np.r_[np.zeros(40), np.ones(positives)]
+    of = stats.measure("auc", y, np.linspace(0, 1, len(y))[None])
+    found = stats.bootstrap_interval(of, np.arange(len(y)), n=4000)
+    expected = (40 / len(y)) ** len(y)  # no positive knee is sampled
+    assert found.undefined == pytest.approx(expected, abs=0.03)
+    assert (expected < stats.UNDEFINED) == kept == np.isfinite([found.low, found.high]).all()
+    assert found.estimate == 1 and found.row()["undefined"] == found.undefined
+    assert np.isfinite(found.at(0.5).low) == kept
+    few = stats.bootstrap_interval  # the number asked for is not at fault
+    if not kept:
+        assert np.isnan(few(of, np.arange(len(y)), n=50).low)
+
+
+def test_single_runs_have_no_adjusted_p_and_count_with_one():
+    rng = np.random.default_rng(1)
+    r = rng.normal(5, 1, 1999)
+    sure = stats.Interval(5, *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    found = stats.holm_intervals(dict(lone=replace(sure, seeds=1), a=sure, b=sure))
+    assert np.isnan(found["lone"].p) and found["a"].p == pytest.approx(3 * sure.p)
+    # single runs do not loosen the level of the others
+    assert (found["a"].level, found["b"].level) == pytest.approx((1 - 0.05 / 3, 1 - 0.05 / 2))
+    assert found["lone"].level == pytest.approx(0.95)
+
+
+def test_a_comparison_without_p_counts_with_one():
+    rng = np.random.default_rng(0)
+    r = rng.normal(5, 1, 1999)
+    sure = stats.Interval(5, *stats.percentile(r), stats.two_sided(r), 0.95, 3, "", (), r)
+    none = np.where(rng.random(1999) < 0.5, np.nan, r)
+    lost = replace(sure, low=np.nan, high=np.nan, p=stats.two_sided(none), replicates=none)
+    found = stats.holm_intervals(dict(lost=lost, sure=sure))
+    assert np.isnan([lost.p, found["lost"].low, found["lost"].p]).all()
+    assert found["sure"].p == pytest.approx(2 * sure.p) and found["sure"].level == 0.975
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.assign(participant=f.participant.mask(f.file == "3.png", " ")),
+        lambda f: f.assign(
+            p0=f.p0.where(f.file != "3.png", 1.5), p1=f.p1.where(f.file != "3.png", -0.5)
+        ),
+        lambda f: f.assign(p0=f.p0.astype(object).where(f.file != "3.png", "x")),
+    ],
+)
+def test_a_table_with_what_is_no_probability_or_person_is_refused(change):
+    with pytest.raises(ValueError, match="b, run 1: .*3.png"):
+        stats.stack(broken(change))
 
 
 def test_holm_stops_at_the_first_that_is_not_significant():
@@ -406,3 +513,35 @@ def test_holm_stops_at_the_first_that_is_not_significant():
     assert all(0.025 < d.p < 0.05 and d.low > 0 for d in pair.values())
     adjusted = stats.holm_intervals(pair).values()
     assert all(d.low <= 0 and d.level == pytest.approx(0.975) for d in adjusted)
+
+
+# decision curve
+
+
+@quick
+@given(st.integers(0, 10_000), st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_net_benefit_is_the_textbooks_at_the_samples_prevalence(seed, threshold, prevalence):
+    rng = np.random.default_rng(seed)
+    y, score = np.r_[0, 1, rng.integers(0, 2, 30)], np.round(rng.random((2, 32)), 1)
+    w = rng.integers(1, 4, 32)
+    many, own = np.repeat(y, w), np.repeat(y, w).mean()
+    got = stats.net_benefit(y, score, own, threshold)(w[None].astype(float))[0]
+    for s, value in zip(score, got):
+        act = np.repeat(s, w) >= threshold
+        tp, fp = (act & (many == 1)).sum(), (act & (many == 0)).sum()
+        odds = threshold / (1 - threshold)
+        assert value == pytest.approx(tp / len(many) - fp / len(many) * odds)
+    every = stats.net_benefit(y, np.ones((1, 32)), prevalence, threshold)(np.ones((1, 32)))[0, 0]
+    assert every == pytest.approx(
+        prevalence - (1 - prevalence) * threshold / (1 - threshold), abs=1e-9
+    )
+
+
+def test_net_benefit_by_hand_and_its_limits():
+    y, s = np.array([1, 1, 0, 0, 0]), np.array([[0.8, 0.2, 0.6, 0.1, 0.1]])
+    # one of two found, one of three false: 0.3 / 2 - 0.7 / 3 at odds of 1
+    assert stats.net_benefit(y, s, 0.3, 0.5)(np.ones((1, 5))) == pytest.approx(0.15 - 0.7 / 3)
+    assert np.isnan(stats.net_benefit(y, s, 0.3, 0.5)(np.array([[1.0, 1, 0, 0, 0]])))
+    for change in (dict(prevalence=0), dict(threshold=1), dict(score=s + 1), dict(positive=y + 1)):
+        with pytest.raises(ValueError):
+            stats.net_benefit(**(dict(positive=y, score=s, prevalence=0.3, threshold=0.5) | change))

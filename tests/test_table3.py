@@ -71,7 +71,7 @@ def test_twelve_rows_of_distinct_runs():
 
 
 def test_the_mean_is_that_of_the_six():
-    found = pooling_differences(rows(2), n=200)
+    found = pooling_differences(rows(2), n=400)
     six = [found[p].estimate for p in PLACEMENTS]
     assert found["mean"].estimate == pytest.approx(np.mean(six))
     table = differences_beside(found).set_index("difference")

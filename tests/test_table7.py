@@ -367,6 +367,9 @@ def test_oai_faults(tmp_path, drawn):
             + f"\n{drawn.participant[0]}|{side}|37|.A: Missing\n{drawn.participant[0]}|{side}|37|\n"
         )
         assert read_oai(path, drawn).reads.grade.tolist() == [2]
+    path.write_text("ID|SIDE|READPRJ|V00XRKL\n" + f"{drawn.participant[0]}|right|15|2\n")
+    with pytest.raises(ValueError, match="line 2 .*right"):
+        read_oai(path, drawn)  # a knee of the study whose side cannot be told
     path.write_text("ID|SIDE|READPRJ|V00XRKL|v00xrkl\n1|1|15|0|0\n")
     with pytest.raises(ValueError, match="more than one column V00XRKL"):
         read_oai(path, drawn)
@@ -391,8 +394,12 @@ def test_oai_faults(tmp_path, drawn):
         (dict(rates=100 * RATES), "the sensitivity of A, .*91.*, is not a share"),
         (dict(rates=RATES.assign(specificity=[0.9, -0.1])), "the specificity of B, .*-0.1"),
         (dict(rates=RATES.assign(specificity=[np.nan, 0.9])), "the specificity of A"),
-        (dict(confidence=np.r_[np.nan, np.full(299, 0.7)]), "of which 299 are finite"),
-        (dict(confidence=np.full(3, 0.7)), "each of the 300 knees is wanted, not 3"),
+        (dict(confidence=np.r_[np.nan, np.full(299, 0.7)]), "confidence: row 0"),
+        (
+            dict(rates=RATES.astype(object).assign(specificity=["high", 0.9])),
+            "the specificity of A",
+        ),
+        (dict(confidence=np.full(3, 0.7)), "3 .* 300 knees"),
     ],
 )
 def test_impossible_readers_are_refused(drawn, change, words):
@@ -1027,3 +1034,15 @@ def test_power_of_the_printed_study():
     assert 100 * (right[0] != right[1]).mean() == pytest.approx(
         powers.discordant["Rad 2", "as by chance"], abs=0.3
     )
+
+
+def test_a_test_knee_without_grade_or_person_is_no_knee_to_draw():
+    frame = pd.DataFrame(
+        dict(file=list("abcd"), participant=list("wxyz"), side="L", kl=[0, 2, 0, 2], split="test")
+    )
+    assert len(draw_study(frame)) == 4
+    with pytest.raises(ValueError, match="c has no participant"):
+        draw_study(frame.assign(participant=["w", "x", None, "z"]))
+    for kl in ([0, 2, np.nan, 2], [0, 2, "0", 2]):
+        with pytest.raises(ValueError, match="row 2"):
+            draw_study(frame.assign(kl=kl))

@@ -279,6 +279,7 @@ def expected_inflation(
         p=np.nan,
         per_seed=tuple(x * shares.mean() for x in found.per_seed),
         replicates=some,
+        resampled=found.resampled and expected_inflation(found.resampled, shares),
     )
 
 # %% ../../nbs/beyond/twin_leak.ipynb #7bd07283

@@ -25,7 +25,6 @@ from koa_repro.results import (
     aligned,
     claim_line,
     comparison_specs,
-    detectable,
     difference_table,
     draw_beside,
     interval_text,
@@ -140,12 +139,9 @@ def ours_against_each(
     rows: Rows,
     ours: str = "Ours",  # or `ATTENTION`
     n: int = 10_000,  # resamples
-    student: bool = False,  # see `stats.bootstrap_interval`
 ) -> dict[str, Interval]:  # row -> Ours minus it; a row without a common seed is left out
     "Paired differences in accuracy over seeds and participants."
-    found = {
-        row: row_difference(rows, ours, row, n=n, student=student) for row in (*others(), RELEASED)
-    }
+    found = {row: row_difference(rows, ours, row, n=n) for row in (*others(), RELEASED)}
     return {row: i for row, i in found.items() if i}
 
 
@@ -153,8 +149,6 @@ def against_table(found: Mapping[str, Interval]) -> pd.DataFrame:
     "Ours minus each in points, one line a row that was run; Holm over all sixteen."
     printed = paper_numbers("IV").query("column == 'accuracy'").set_index("row").value.astype(float)
     table = difference_table(found, (printed["Ours"] - printed).to_dict(), others())
-    least = [100 * detectable(i, len(others())) for i in found.values()]
-    table.insert(7, "detectable", pd.Series(least, dtype=float))
     return table.drop(columns="seed_sd")
 
 

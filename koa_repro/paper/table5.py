@@ -216,7 +216,6 @@ def _triangle(ax, title):
 def row_differences(
     rows: Mapping[Cell, Sequence[Run | None]],  # from `grid_runs`
     n: int = 10_000,  # resamples
-    student: bool = False,  # see `stats.bootstrap_interval`
 ) -> dict[tuple[str, str, str], Interval]:  # (row, other row, split); without what lacks runs
     """Accuracy of 7:2:1 minus that of the other ratios at each level, and of 0.15 minus that of
     the other levels at 7:2:1, each at the weights chosen for it among those that both have."""
@@ -233,7 +232,7 @@ def row_differences(
         pick = {x: mine[x, choose(_row_predictions(mine, x, "val"))] for x in (a, b)}
         for split in ("val", "test"):
             p = aligned(pick, split)
-            found[a, b, split] = paired_difference(p[a], p[b], n=n, student=student)
+            found[a, b, split] = paired_difference(p[a], p[b], n=n)
     return found
 
 

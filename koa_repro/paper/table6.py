@@ -126,13 +126,9 @@ def show(
 # %% ../../nbs/paper/table6.ipynb #25f0a002
 def gains(
     rows: Rows,
-    student: bool = False,  # see `stats.bootstrap_interval`
 ) -> dict[str, Interval]:  # network -> hybrid minus cross-entropy, where both were run
     "The paired differences of the paper's seven networks."
-    found = {
-        name: row_difference(rows, f"{name}, hybrid", f"{name}, ce", student=student)
-        for name in applied()
-    }
+    found = {name: row_difference(rows, f"{name}, hybrid", f"{name}, ce") for name in applied()}
     return {name: i for name, i in found.items() if i}
 
 

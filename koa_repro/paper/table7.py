@@ -324,7 +324,7 @@ def predictive(s: Comparison, name: str, prevalence: float, positive: bool) -> I
 
     low, high = _predictive_ends(found_rate, missed_rate, share)
     if len(set(s.participant[at])) > 1:
-        whole = bootstrap_interval(of, s.participant[at])
+        whole = bootstrap_interval(of, s.participant[at], bounds=(0, 1))
         low, high = min(whole.low, low), max(whole.high, high)
     else:
         whole = replace(found_rate, estimate=of(np.ones((1, at.sum())))[0].mean())
@@ -475,8 +475,9 @@ def panel_table(s: Comparison) -> pd.DataFrame:  # measure, among, knees, estima
         fleiss = lambda: fleiss_kappa(reads[all_read], s.participant[all_read])
         add("Fleiss' kappa, calls", among, all_read, fleiss)
         add("Krippendorff's alpha, calls", among, several(reads), alpha(reads, "nominal"))
-    name = "Krippendorff's alpha, ordered grades"
-    add(name, "readers", several(grades), alpha(grades, "ordinal"))
+    if len(np.unique(grades[~np.isnan(grades)])) > 2:  # of two grades the order says nothing
+        name = "Krippendorff's alpha, ordered grades"
+        add(name, "readers", several(grades), alpha(grades, "ordinal"))
     return pd.DataFrame(lines, columns=["measure", "among", "knees", "estimate", "low", "high"])
 
 # %% ../../nbs/paper/table7.ipynb #b771b293

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..claims import decide
 from ..data import GRADES, KneeSet
 from ..paths import manifests, place, provenance, repository
 from ..results import entries, is_light, save_table
@@ -312,12 +313,8 @@ def equivalent(
     seeds: int = 5,  # fewer give no verdict
 ) -> str:  # "equivalent", "not equivalent", or "not decided"
     "Two one-sided tests at 5%: the 90% interval against the margin."
-    low, high = (inner := found.at(0.90)).low, inner.high
-    if found.seeds < seeds:
-        return "not decided"
-    if -margin < low and high < margin:
-        return "equivalent"
-    return "not equivalent" if low >= margin or high <= -margin else "not decided"
+    said = decide(found.at(0.90), "inside", margin) if found.seeds >= seeds else ""
+    return dict(holds="equivalent", fails="not equivalent").get(said, "not decided")
 
 
 def compare(
