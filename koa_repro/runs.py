@@ -66,10 +66,18 @@ class Run:
         "Predictions with the best and with the last weights, as they are kept."
         return pd.read_parquet(self.path / "predictions.parquet")
 
-    def predictions(self, weights: str = "best") -> pd.DataFrame:
-        """Per-knee softmax of validation and test, of the `best` or the `last` weights:
-        file, participant, side, kl, label, split, p0, p1, ..."""
-        frame = self.everything
+    @property
+    def reported(self) -> str:
+        "The weights that are reported: the `last` of a one-cycle schedule, else the `best`."
+        return "last" if self.spec.recipe.schedule == "onecycle" else "best"
+
+    def predictions(self, weights: str = "reported") -> pd.DataFrame:
+        """Per-knee softmax of validation and test: file, participant, side, kl, label, split, p0,
+        p1, ... Of the `best` weights on validation, the `last`, those that are `reported`, or the
+        others, `beside` them."""
+        own, frame = self.reported, self.everything
+        named = dict(reported=own, beside="best" if own == "last" else "last")
+        weights = named.get(weights, weights)
         return frame[frame.weights == weights].drop(columns="weights").reset_index(drop=True)
 
     def model(self, weights: str = "best") -> nn.Module:

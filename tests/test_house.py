@@ -148,7 +148,7 @@ ASKED = {
     "table3_pooling": "",
     "table4_comparators": "",
     "fig8_roc": "",
-    "forks": "weights == 'best' and measure == 'accuracy'",
+    "forks": "weights == 'reported' and measure == 'accuracy'",
     "fig5_confidence": "correction == 'raw' and measure == 'accuracy' and row != 'temperature'",
 }
 

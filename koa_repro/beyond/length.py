@@ -23,6 +23,7 @@ from koa_repro.results import (
     Headline,
     claim_line,
     difference_text,
+    fitted,
     interval_text,
     line,
     register,
@@ -70,13 +71,13 @@ def _statistic(p, measure):
 def length_table(
     rows: Mapping[tuple, Sequence[Run | None]],  # from `rows_of`
 ) -> pd.DataFrame:  # one line a loss, a length and a measure; times 100
-    "Each loss at each length with the last weights: test measures, and the fit of training."
+    "Each loss at each length test measures, and the fit of training."
     lines = []
     for (loss, epochs), runs in rows.items():
         done = [r for r in runs if r]
         line = dict(loss=loss, epochs=epochs, runs_done=len(done), runs_wanted=len(runs))
         if done:
-            p = stack({loss: [r.predictions("last") for r in done]})[loss]
+            p = stack({loss: [r.predictions() for r in done]})[loss]
             fit = [100 * r.history.train_accuracy.iloc[-1] for r in done]
             line |= dict(training=np.mean(fit), validation=_validation(done))
         for measure in MEASURES:
@@ -117,7 +118,7 @@ def draw_lengths(
                 ax.plot(part.epochs, part.training, color=style["color"], lw=1, ls=":")
             for epochs in part.epochs:
                 runs = [r for r in rows[loss, epochs] if r]
-                for p in (stack({loss: [r.predictions("last")]})[loss] for r in runs):
+                for p in (stack({loss: [r.predictions()]})[loss] for r in runs):
                     ones = np.ones((1, len(p.file)))
                     value = 100 * _statistic(p, measure)(ones)[0, 0]
                     ax.plot(epochs, value, ls="", ms=4.5, mfc="white", **style)
@@ -141,18 +142,19 @@ def difference_rows(
     for epochs in dict.fromkeys(epochs for _, epochs in rows):
         for other in (loss for loss in LOSSES if loss != "hybrid"):
             names = f"hybrid, {epochs}", f"{other}, {epochs}"
-            both = shared_seeds(named, *names, weights="last")
+            both = shared_seeds(named, *names)
             runs = stack(dict(zip("ab", both))) if both else {}
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
                 if both:
                     a, b = (_statistic(runs[k], measure) for k in "ab")
                     i = paired_difference(a, b, clusters=runs["a"].participant)
+                    i = fitted(i, *(named[name] for name in names))
                     found |= {k: 100 * getattr(i, k) for k in ("estimate", "low", "high")}
-                    found |= dict(seeds=i.seeds, interval=i)
+                    found |= dict(seeds=i.seeds, trained=i.trained, interval=i)
                 lines.append(found)
-    columns = ["epochs", "against", "measure", "estimate", "low", "high", "seeds", "interval"]
-    return pd.DataFrame(lines).reindex(columns=columns)
+    columns = "epochs against measure estimate low high seeds trained interval"
+    return pd.DataFrame(lines).reindex(columns=columns.split())
 
 # %% ../../nbs/beyond/length.ipynb #ec11727f
 PAIR = "hybrid", "cross-entropy"  # what claim C15 compares
@@ -181,10 +183,11 @@ def length_claim(
     chosen, found = chosen_lengths(rows), None
     if chosen:
         own = {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
-        found = row_difference(own, *PAIR, weights="last")
+        found = row_difference(own, *PAIR)
     ends = {k: 100 * getattr(found, k) for k in ("estimate", "low", "high")} if found else {}
     at = {f"epochs {loss}": chosen.get(loss, np.nan) for loss in PAIR}
     line = claim_line("C15", points(found), found, study, **at, seeds=found.seeds if found else 0)
+    ends["trained"] = found.trained if found else ""
     return pd.DataFrame([dict(estimate=np.nan, low=np.nan, high=np.nan) | line | ends])
 
 # %% ../../nbs/beyond/length.ipynb #aff6ca02
@@ -200,7 +203,7 @@ def answer_length(
         if not r.seeds:
             told.append(f"{r.epochs} epochs: {NOT_RUN}")
             continue
-        text = f"{r.estimate:+.2f} [{r.low:+.2f}, {r.high:+.2f}] points"
+        text = interval_text(r._asdict(), sign="+").replace("]", "] points")
         told.append(f"{r.epochs} epochs: {text}, {r.seeds} seed{'s' * (r.seeds > 1)}")
     return "Accuracy, hybrid minus cross-entropy, by length of training: " + "; ".join(told) + "."
 
@@ -221,7 +224,7 @@ def _lines(read):
 
 def _headlines(read):
     found = read("length_claims")
-    trained = lambda r: _trained(*(r[f"epochs {loss}"] for loss in PAIR))
+    epochs = lambda r: _epochs(*(r[f"epochs {loss}"] for loss in PAIR))
     paper = paper_numbers("VI").query("row == 'Ours' and column == 'difference'").value
     return [
         Headline(
@@ -231,14 +234,15 @@ def _headlines(read):
             "points",
             r.verdict,
             found.study,
-            trained(r),
+            epochs=epochs(r),
+            trained=r.trained,
             place=7,  # beside Table VI
         )
         for r in found.rows()
     ]
 
 
-def _trained(hybrid, ce) -> str:
+def _epochs(hybrid, ce) -> str:
     if pd.isna(hybrid):
         return ""
     both = f"{hybrid:.0f} epochs (hybrid) and {ce:.0f} epochs (cross-entropy)"

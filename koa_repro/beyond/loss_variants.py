@@ -135,7 +135,7 @@ JUDGED = ("accuracy", "brier", "ece")
 
 def variant_table(
     rows: Mapping[str, Sequence],  # from `rows_of`
-    weights: str = "best",  # those that did best on validation, or the last
+    weights: str = "reported",  # or "beside": see `Run.predictions`
     n: int = 10_000,  # resamples
 ) -> tuple[pd.DataFrame, dict]:  # (row, measure) -> Interval of row - base
     """The measures of every variant, one line a row and measure, and their differences to the base
@@ -264,7 +264,7 @@ def _lines(read):
             f"{r.shared} of {r.runs_wanted}",
             found.study,
         )
-        for r in found.rows("measure == 'accuracy' and weights == 'best' and shared > 0")
+        for r in found.rows("measure == 'accuracy' and weights == 'reported' and shared > 0")
     ]
 
 

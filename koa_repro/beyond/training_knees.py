@@ -69,7 +69,7 @@ def split_specs(study: Study) -> dict[str, list[RunSpec]]:  # loss -> one spec a
 def split_table(
     rows: dict[str, list[Run | None]],  # from `rows_of`
 ) -> pd.DataFrame:  # one line a split: accuracies in percent, difference in points
-    "What each split says, with the last weights."
+    "What each split says."
     lines = []
     for k, runs in enumerate(zip(*rows.values())):
         done = dict(zip(rows, runs))
@@ -81,7 +81,7 @@ def split_table(
 def _accuracy(run) -> float:
     if run is None:
         return np.nan
-    p = run.predictions("last").query("split == 'test'")
+    p = run.predictions().query("split == 'test'")
     return 100 * float(((p.p1 >= 0.5) == (p.label == 1)).mean())
 
 # %% ../../nbs/beyond/training_knees.ipynb #dbd6c3a5

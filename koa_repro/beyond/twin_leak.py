@@ -286,7 +286,7 @@ def expected_inflation(
 def crossed_runs(
     frame: pd.DataFrame,  # of the study
     rows: Mapping[str, Sequence[Run | None]],  # from `rows_of`
-    weights: str = "best",  # the best on validation, or the last
+    weights: str = "reported",  # or "beside", "last": see `Run.predictions`
 ) -> Crossed | None:  # None where no seed has both networks
     "The crossed predictions of the seeds for which both networks are there."
     both = _pairs(rows)
@@ -343,7 +343,7 @@ def four_cells(
 def leak_table(
     c: Crossed | None,  # None: nothing was run
     shares: np.ndarray,  # from `knee_split_shares`
-    weights: str = "best",
+    weights: str = "reported",
     wanted: int = 1,  # seeds
 ) -> tuple[pd.DataFrame, dict]:  # percent and points; (group, measure) -> Interval
     """Every measure of every group, with the partner in and out of training, and the expected
@@ -506,7 +506,7 @@ def paper_less_leak(
 # %% ../../nbs/beyond/twin_leak.ipynb #e0ad7e5c
 def _lines(read):
     found = read("split_worth")
-    asked = "group == 'all test knees' and measure == 'accuracy' and weights == 'best'"
+    asked = "group == 'all test knees' and measure == 'accuracy' and weights == 'reported'"
     return [
         line(
             "A participant's other knee in training - not",

@@ -106,7 +106,8 @@ def force_table(
     "How long the target was in force, one line a run that has a target."
     lines = []
     for row, seed, run in _runs(rows, TARGETED):
-        on, reported = in_force(run), run.provenance["best_epoch"]
+        on = in_force(run)
+        reported = len(on) if run.reported == "last" else run.provenance["best_epoch"]
         lines.append((row, seed, reported, on[:reported].sum(), on.sum(), len(on)))
     return pd.DataFrame(lines, columns=["row", "seed", "reported", "before", "in_force", "epochs"])
 

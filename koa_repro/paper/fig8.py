@@ -510,7 +510,7 @@ def all_grades(
     frames = []
     for run in filter(None, runs):
         if (new := _unseen(run, study)) is not None:
-            seen = run.predictions().query("split == 'test'")
+            seen = run.predictions("best").query("split == 'test'")  # as those of the other grades
             both = pd.concat([f[["file", "participant", "kl", "p1"]] for f in (seen, new)])
             frames.append(both.set_index("file").sort_index())
     if not frames:

@@ -225,7 +225,14 @@ def _headlines(read):
     found, claims = read("table4_differences"), read("table4_claims")
     verdict = next((c.verdict for c in claims.rows("id == 'C06'")), "")
     return [
-        Headline("Ours - Tiulpin", r.paper, r.ours, r.low, r.high, "points", verdict, found.study)
+        Headline(
+            "Ours - Tiulpin",
+            *(r.paper, r.ours, r.low, r.high),
+            "points",
+            verdict,
+            found.study,
+            trained=r.trained,
+        )
         for r in found.rows("row == 'Tiulpin' and ours_is == 'Ours'")
     ]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'PARTS', 'TABLE6', 'applied', 'applied_specs', 'hybrid_table', 'show', 'gains', 'gains_table', 'gains_claims',
-           'training_table', 'draw', 'draw_training']
+           'draw', 'draw_training']
 
 # %% ../../nbs/paper/table6.ipynb #1b0338a5
 from collections.abc import Mapping, Sequence
@@ -73,14 +73,14 @@ PARTS = ("ce", "hybrid", "difference")
 
 def hybrid_table(
     rows: Rows,
-    weights: str = "best",  # the best on validation, or the last
+    weights: str = "reported",  # or "beside"
 ) -> pd.DataFrame:  # one line a network; percent, points
     "Table VI: accuracies under both losses and their paired difference, the paper's and ours."
     table = _printed().reset_index().assign(weights=weights)
     extra = table[table.row == "Ours"].assign(row=ATTENTION)
     table = pd.concat([table, extra], ignore_index=True)
     ours = [_ours(rows[f"{row}, ce"], rows[f"{row}, hybrid"], weights) for row in table.row]
-    runs = [f"runs_{c}" for c in ("done", "ce", "hybrid", "wanted")]
+    runs = [f"runs_{c}" for c in ("done", "ce", "hybrid", "wanted")] + ["difference_trained"]
     values = [f"{part}{end}" for part in PARTS for end in ("", "_low", "_high")]
     return table.join(pd.DataFrame(ours).reindex(columns=runs + values))
 
@@ -96,6 +96,7 @@ def _ours(ce, hybrid, weights) -> dict:
         runs_ce=sum(map(bool, ce)),
         runs_hybrid=sum(map(bool, hybrid)),
         runs_wanted=len(ce),
+        difference_trained=found["difference"].trained if found["difference"] else "",
         **{
             f"{part}{end}": 100 * x
             for part, i in found.items()
@@ -144,27 +145,6 @@ def gains_claims(found: Mapping[str, Interval], study: Study) -> pd.DataFrame:
     ours = f"{count} of {len(applied())} networks have both losses; {gain} gain (95% intervals)"
     family = holm_intervals(found)
     return pd.DataFrame([claim_line("C14", ours, family, study, count == len(applied()))])
-
-# %% ../../nbs/paper/table6.ipynb #926073ea
-def training_table(rows: Rows) -> pd.DataFrame:  # one line a row that was run, in percent
-    "How far each network was trained: means over its seeds."
-    lines = []
-    for row, runs in rows.items():
-        histories = [run.history for run in runs if run]
-        mean = lambda c, of: sum(100 * h[c].iloc[of(h)] for h in histories) / len(histories)
-        if histories:
-            lines.append(
-                {
-                    "row": told(row),
-                    "runs": len(histories),
-                    "epochs": len(histories[0]),
-                    "training": mean("train_accuracy", lambda h: -1),
-                    "validation at 4/5": mean("val_accuracy", lambda h: -1 - len(h) // 5),
-                    "validation at the end": mean("val_accuracy", lambda h: -1),
-                }
-            )
-    columns = ["training", "validation at 4/5", "validation at the end"]
-    return pd.DataFrame(lines, columns=["row", "runs", "epochs", *columns])
 
 # %% ../../nbs/paper/table6.ipynb #a24d7edd
 def draw(table: pd.DataFrame, title: str) -> plt.Figure:
@@ -226,7 +206,7 @@ def _lines(read):
     found = read("table6_hybrid")
     names = ("cross-entropy", "runs_ce"), ("hybrid loss", "runs_hybrid")
     told_as = dict(zip(PARTS, (*names, ("hybrid minus cross-entropy", "runs_done"))))
-    best = found.rows("weights == 'best'")
+    best = found.rows("weights == 'reported'")
     made = [
         line(
             f"Table VI, {told(r['row'])}, {name}",

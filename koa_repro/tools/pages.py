@@ -29,6 +29,7 @@ from koa_repro.results import (
     entries,
     reader,
 )
+from ..stats import TRAINED
 from ..study import PROFILES, Study
 
 # %% ../../nbs/library/pages.ipynb #bc8698bf
@@ -47,7 +48,7 @@ def how(study: str) -> str:
 def training(headline: Headline) -> str:  # "12 epochs at 64 pixels"
     "How long the networks of a number were trained, and on patches of what size."
     recipe = PROFILES[profile_of(headline.study)].recipe
-    return f"{headline.trained or f'{recipe.epochs} epochs'} at {recipe.pixels} pixels"
+    return f"{headline.epochs or f'{recipe.epochs} epochs'} at {recipe.pixels} pixels"
 
 
 def decides(headline: Headline) -> bool:
@@ -86,9 +87,9 @@ def ours_text(h: Headline) -> str:
 
 def verdict_text(h: Headline) -> str:
     "What the claim's rule says, or why it is not asked."
-    if pd.isna(h.estimate):
-        return "no verdict"
-    return h.verdict or "no verdict"
+    if pd.notna(h.estimate) and h.trained not in ("", TRAINED[0]):
+        return h.trained
+    return (pd.notna(h.estimate) and h.verdict) or "no verdict"
 
 
 def _number(x: float, unit: str) -> str:
