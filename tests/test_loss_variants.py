@@ -206,8 +206,8 @@ class Made:
 
 def test_a_planted_difference_is_found_and_no_other(tmp_path):
     rows = {name: [None, None] for name in VARIANTS_OF_LOSS} | {
-        BASE: [Made(s, 1.0) for s in range(2)],
-        "sum": [Made(s, 2.0) for s in range(2)],
+        BASE: [Made(s, 1.0) for s in range(5)],
+        "sum": [Made(s, 2.0) for s in range(5)],
         "no guard": [Made(0, 1.0), None],
     }
     table, found = variant_table(rows, n=499)

@@ -17,9 +17,8 @@ from koa_repro.paper.table6 import (
     gains_table,
     hybrid_table,
     show,
-    training_table,
 )
-from koa_repro.results import ATTENTION, hybrid_specs
+from koa_repro.results import ATTENTION, hybrid_specs, training_table
 from koa_repro.study import Study
 
 N = 400
