@@ -114,9 +114,9 @@ GAIN = 0.01  # of validation accuracy by twice the epochs, above which a run is 
 
 def convergence(
     runs: Iterable[Run | None],  # of one row, one a seed
-) -> str:  # one of `stats.TRAINED`; empty for runs without a spec
+) -> str:  # one of `stats.TRAINED`; empty where nothing was run
     "Whether a row was trained to the end, from what twice the epochs bring on validation."
-    done = [r for r in runs if r and hasattr(r, "spec")]
+    done = [r for r in runs if isinstance(r, Run)]
     if not done:
         return ""
     gains = []
@@ -142,9 +142,8 @@ def fitted(
     "The difference with the fit of its two sides, and the worse of their two states."
     if not found:
         return found
-    sides = [[r for r in side if r] for side in sides]
-    known = [side for side in sides if side and all(hasattr(r, "history") for r in side)]
-    ends = [np.mean([r.history.train_accuracy.iloc[-1] for r in side]) for side in known]
+    sides = [[r for r in side if isinstance(r, Run)] for side in sides]
+    ends = [np.mean([r.history.train_accuracy.iloc[-1] for r in side]) for side in sides if side]
     states = filter(None, map(convergence, sides))
     return replace(found, training=tuple(ends), trained=max(states, key=TRAINED.index, default=""))
 

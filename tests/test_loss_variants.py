@@ -200,7 +200,7 @@ class Made:
             )
         )
 
-    def predictions(self, weights="best"):
+    def predictions(self, weights="reported"):
         return self.frame
 
 

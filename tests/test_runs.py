@@ -267,7 +267,7 @@ def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypat
     kept = Run(whole.spec, keep_reference(whole))
     assert derived(kept, "again", again) is None  # a reference has no weights
     made = derived(whole, "again", again)
-    own = whole.predictions()
+    own = whole.predictions("best")
     own = own[own.split == "test"]
     np.testing.assert_allclose(made.p1, own.p1, atol=1e-5)  # single precision, in other batches
     assert derived(whole, "again", None) is not None  # made once
@@ -310,7 +310,7 @@ def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
 @pytest.mark.parametrize(
     "bad, word",
     [
-        (dict(profile="fats"), "smoke, preview, short, fast, paper"),
+        (dict(profile="fats"), "smoke, demo, preview, short, fast, paper"),
         (dict(data="no/such"), "not a folder"),
         (dict(seeds=0), "from 1 up"),
         (dict(seeds="three"), "from 1 up"),

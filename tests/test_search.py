@@ -68,7 +68,9 @@ def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
                 )
             )
         )
-    return SimpleNamespace(predictions=lambda weights="best": pd.concat(parts, ignore_index=True))
+    return SimpleNamespace(
+        predictions=lambda weights="reported": pd.concat(parts, ignore_index=True)
+    )
 
 
 SEARCH = """
