@@ -9,13 +9,14 @@ __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'N
            'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force', 'one_step', 'steps_of', 'state_of_row',
            'by_seed', 'joined', 'turned', 'lone_rows', 'grade_difference', 'measure_table', 'begin', 'claim_line',
            'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text', 'radiographs',
-           'save', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'Entry', 'register', 'entries', 'reader',
-           'told', 'line', 'lines_of', 'not_run', 'runs_of']
+           'save', 'trained_on', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'Entry', 'register',
+           'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
 import json
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -649,9 +650,19 @@ def save(
 ) -> Path:  # the CSV or the PNG
     "Save a table or a figure in the study's folder, with its provenance beside it."
     if specs:
-        facts["runs"] = [s.id for row in specs.values() for s in row]
+        wanted = [s for row in specs.values() for s in row]
+        facts |= dict(runs=[s.id for s in wanted], trained_on=trained_on(study, wanted))
     keep = save_table if isinstance(what, pd.DataFrame) else save_figure
     return keep(what, name, study.target, study=facts.pop("study", study.says), **facts)
+
+
+def trained_on(study: Study, specs: Iterable[RunSpec]) -> dict[str, int]:  # machine -> runs
+    """Device, threads and precision of these runs, where they are there: the same spec ends in
+    other weights where one of them differs."""
+    made = [run.provenance for spec in specs if (run := look_up(study, spec))]
+    plural = lambda n: f"{n} thread{'s' * (n != 1)}"
+    kinds = [f"{p['device']}, {plural(p['threads'])}, {p['precision']}" for p in made]
+    return dict(Counter(kinds))
 
 
 def save_figure(

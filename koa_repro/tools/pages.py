@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..paths import code_that_differs, repository
+from ..paths import code_that_differs, facts_of, repository
 from ..plotting import PAGE, use_style
 from koa_repro.results import (
     NOT_RUN,
@@ -236,11 +236,24 @@ def results_page(folder: Path) -> str:  # Markdown
         rows = line_table(lines, e.title) if lines else "Its answer is in the notebook."
         if not lines and e.specs is not Entry.specs:
             rows = line_table([Line("all rows", "", NOT_RUN, "0", "")])
+        rows += _machines(folder, e)
         parts.append(f"## {e.title}\n\n[{Path(e.notebook).stem}]({e.notebook})\n\n{rows}\n")
     legend = [f"- *{name}*: {PROFILES[name].says}" for name in PROFILES if name in used]
     if old := other_code(folder):
         legend.append(f"\nMade by other code than this: {', '.join(old)}.")
     return "\n".join([_INTRODUCTION, *legend, "", *parts])
+
+
+def _machines(folder: Path, entry: Entry) -> str:
+    "Where an entry's runs come from several kinds of machine: which, and how many of each."
+    kinds = {}
+    for file in sorted(folder.glob(f"{entry.name}*.csv")):
+        for kind, runs in facts_of(file).get("trained_on", {}).items():
+            kinds[kind] = max(runs, kinds.get(kind, 0))
+    if len(kinds) < 2:
+        return ""
+    named = "; ".join(f"{kind}: {runs}" for kind, runs in sorted(kinds.items()))
+    return f"\n\nTrained on more than one kind of machine ({named})."
 
 
 _INTRODUCTION = """# Results\n
