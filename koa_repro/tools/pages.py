@@ -202,18 +202,20 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         if (h := first.get(name)) is None or pd.isna(h.estimate):
             said.append(f"- [{name}]({link(name)}): {what} against {against} was not run.")
             continue
-        no = "" if decides(h) else " This decides no claim."
+        state = "" if h.trained in ("", TRAINED[0]) else f"{h.trained.capitalize()}: "
+        no = "" if decides(h) and not state else f" {state}this decides no claim."
         said.append(
             f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )
     if len(audit := read("audit_findings").table):
-        names = "; ".join(f"*{f.name}*: {f.says}" for f in audit.itertuples(index=False))
+        (name, says), *others = zip(audit.name, audit.says)
         said.insert(
             0,
             f"- **{len(audit)} printed statements do not agree with the paper's own numbers** "
-            f"([audit]({link('audit')})). {names}.",
+            f"([audit]({link('audit')})). *{name}*: {says}. The others: "
+            f"{'; '.join(name for name, _ in others)}.",
         )
     return "\n".join(said)
 
