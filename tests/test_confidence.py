@@ -392,7 +392,7 @@ def test_what_was_not_run_is_said(tmp_path):
     assert set(verdicts(none.claims).values()) == {"not decided"}
     assert (show_confidence(none.table).iloc[:, :-2] == "not run").all(axis=None)
     assert (show_claims(none.claims).ours == "not run").all()
-    assert (beside_paper(none.table, {}).iloc[:, 2:] == "not run").all(axis=None)
+    assert (beside_paper(none.table, {}).iloc[:, 2:-1] == "not run").all(axis=None)
     assert target_table(rows).empty and show_targets(target_table(rows)).empty
     for fig in (
         draw_confidence({}, "none"),
