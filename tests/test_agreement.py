@@ -814,7 +814,7 @@ def test_power_of_seeds_by_simulation(seeds, knees):
     t = rng.standard_t(seeds - 1, (4000, 1)) * np.linspace(0.2, 3, 60) * of.seed / seeds**0.5
     reach = np.interp(sd / of.seed, np.linspace(0.2, 3, 60), np.quantile(part + t, 0.975, axis=0))
     seen = (abs(mean) > reach).mean()
-    assert stats.seeds_power(seeds, knees, 0.025, of) == pytest.approx(seen, abs=0.02)
+    assert stats.seeds_power(seeds, knees, 0.025, of) == pytest.approx(seen, abs=0.04)
 
 
 def test_seeds_needed_is_the_smallest():

@@ -21,7 +21,9 @@ from koa_repro.paper.fig8 import (
     auc_table,
     confusion,
     couples,
+    decision_curves,
     delong_table,
+    draw_decision,
     draw_roc,
     exposure,
     five_grades,
@@ -670,3 +672,18 @@ def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypa
         assert set(roc._unseen(run, study).kl) == {1, 3, 4}
     else:
         assert roc._unseen(run, study) is None
+
+
+# --- decision curves
+
+
+def test_decision_curves_at_the_stated_prevalence(tmp_path):
+    p = made_up((0, 2))
+    table = decision_curves({LEAD: p}, 0.3, n=200).set_index("threshold")
+    odds = 0.5 * (1 - 0.3) / 0.3  # a corrected probability of 0.5 was one of 0.7 at equal shares
+    called = p.score >= odds / (odds + 0.5)
+    hit, false = called[:, p.positive].mean(1), called[:, ~p.positive].mean(1)
+    assert table.estimate[0.5] == pytest.approx((0.3 * hit - 0.7 * false).mean())
+    assert table.everybody[0.5] == pytest.approx(0.3 - 0.7)
+    assert (table.low <= table.estimate).all() and (table.estimate <= table.high).all()
+    draw_decision(table.reset_index(), "made up").savefig(tmp_path / "f.png")

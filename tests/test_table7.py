@@ -523,6 +523,8 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
     ]
     assert shown["McNemar p"].iloc[2] == "0.53"
     together = R.panel_table(s).set_index(["measure", "among"])
+    ordered = "Krippendorff's alpha, ordered grades" in together.index.get_level_values(0)
+    assert ordered == (len(np.unique(s.panel.reads.grade)) > 2)  # of two it is the nominal one
     assert (
         together.knees["Fleiss' kappa, calls", "readers"] == 240
         and together.knees["Krippendorff's alpha, calls", "readers"] == 240
@@ -859,7 +861,7 @@ def test_only_real_readers_decide(drawn, study):
     assert (
         verdicts(panel_of(drawn, same, real=False))[["C16", "C17"]].tolist() == ["no verdict"] * 2
     )
-    worse = network(drawn, R.MODEL, right=0.7, seeds=2)
+    worse = network(drawn, R.MODEL, right=0.7, seeds=5)
     assert verdicts(panel_of(drawn, same), worse)[["C16", "C17"]].tolist() == ["fails", "fails"]
     assert (
         verdicts(panel_of(drawn, same), network(drawn, R.MODEL, right=1))[["C16", "C17"]].tolist()
@@ -906,7 +908,7 @@ def test_nothing_run_still_goes_through(drawn, study):
         not len(R.size_table(s, pairs))
         and not len(R.alike_table(s))
         and not len(R.dependence_table(drawn, None))
-        and len(R.panel_table(s)) == 3
+        and len(R.panel_table(s)) == 2
     )
     assert R.body(R.rate_table(s), R.pair_table([])).kappa.isna().all()
 

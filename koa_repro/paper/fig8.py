@@ -306,7 +306,7 @@ def draw_decision(
     title: str,  # which knees, how thoroughly
 ) -> plt.Figure:
     "Net benefit against the threshold, per 100 knees, beside acting on every knee and on none."
-    fig, ax = plt.subplots(figsize=(PAGE / 2, 2.7))
+    fig, ax = plt.subplots(figsize=(PAGE, 2.7))
     for row, part in table.groupby("row", sort=False):
         ax.plot(part.threshold, 100 * part.estimate, color=_color(row), label=told(row))
         look = dict(color=_color(row), alpha=0.15, lw=0)
@@ -316,7 +316,7 @@ def draw_decision(
     top = 100 * table.high.max()
     ax.set(xlabel="threshold (probability of KL-2)", ylabel="net benefit per 100 knees")
     ax.set(xlim=(0, 1), ylim=(-0.3 * top, 1.05 * top))
-    ax.legend(loc="upper right")
+    fig.legend(loc="outside right center")
     heading(fig, title)
     return fig
 
