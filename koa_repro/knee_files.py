@@ -8,9 +8,7 @@ __all__ = ['fingerprint', 'KneeSet', 'KneeFilesError', 'scan', 'read_folder', 'r
 # %% ../nbs/library/knee_files.ipynb #c676f4e4
 import hashlib
 import os
-import re
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,8 +19,11 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from .duplicates import copies, texture
+from .layouts import ABOUT, AUTOMATIC, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
+from .privacy import code
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
 from .splits import GRADES, SPLITS, whole_grades
 
@@ -150,29 +151,32 @@ class KneeSet:
         return fingerprint(self.frame())
 
 # %% ../nbs/library/knee_files.ipynb #33674827
-_NAME = re.compile(r"(.+)([LR])\.(png|jpe?g|tiff?|dcm|dicom)", re.IGNORECASE)
 _KINDS = dict(
+    unlisted="a folder that cannot be listed, so that knees may be missing",
+    irregular="no regular file (a pipe, a device, a link to nothing)",
+    divided="of a participant who lies in more than one of train, val and test",
+    alike="with the very bytes of another knee's file",
+    copied="the same picture as another file, saved anew or mirrored",
     misplaced="not in a folder {train,val,test}/{0..4}",
-    misnamed="not named <participant><L|R> with a suffix .png, .jpg, .tif or .dcm",
+    misnamed="not named <participant><L|R>, so that participant or side is not known",
+    unlabelled="without a usable row in the table of labels",
     repeated="a second file of the same knee",
     unknown="not in the manifest",
     changed="with other bytes than the manifest says",
     missing="in the manifest but not in the folder",
     relabelled="with another participant, side, grade or split in the manifest",
-    divided="of a participant who lies in more than one of train, val and test",
-    alike="with the very bytes of another knee's file",
     unreadable="not usable as a radiograph",
 )
 
 
 class KneeFilesError(ValueError):
     """Every fault of a folder of knees at once: a list of files for each kind as attributes,
-    and `reasons`, a sentence for each unreadable file."""
+    and `reasons`, a sentence for some files, each unreadable one among them."""
 
     def __init__(self, folder, faults, reasons=None):
-        self.reasons = reasons or {}
+        self.folder, self.reasons = folder, reasons or {}
         for kind in _KINDS:
-            setattr(self, kind, sorted(faults.get(kind, [])))
+            setattr(self, kind, sorted(set(faults.get(kind, []))))
         lines = [
             f"The knees in {folder} cannot be used as they are. Mend or remove these, or fetch "
             "the data set again (where other files are meant, pass manifest=None)."
@@ -186,58 +190,24 @@ class KneeFilesError(ValueError):
     def _name(self, file):
         return f"{file} {self.reasons[file]}" if file in self.reasons else file
 
+    def coded(self) -> "KneeFilesError":
+        "The same with codes for files' names, for what is logged or reported."
+        name = lambda file: code(file, "file")
+        faults = {kind: [name(f) for f in getattr(self, kind)] for kind in _KINDS}
+        reasons = {name(f): why for f, why in self.reasons.items()}
+        told = "the folder given (names are coded: `koa check FOLDER --find CODE` finds a file)"
+        return KneeFilesError(told, faults, reasons)
+
 # %% ../nbs/library/knee_files.ipynb #47182901
 def scan(
-    source: str | Path,  # the folder that holds train, val and test
+    source: str | Path,  # a folder of knees, in whatever layout
 ) -> tuple[pd.DataFrame, dict]:  # one row a knee, sorted by file; the faults, kind to files
-    """List a folder's knees (file, participant, side, kl, split) without opening a file. Hidden
-    files, Thumbs.db, desktop.ini, __MACOSX, and README or LICENSE at the top are passed over."""
-    rows, faults = [], defaultdict(list)
-    for file in _files(Path(source)):
-        split, grade = file.parts[:2] if len(file.parts) == 3 else ("", "")
-        match = _NAME.fullmatch(file.name)
-        if (name := file.as_posix()).encode("utf-8", "replace").decode() != name:
-            faults["misnamed"].append(name.encode("utf-8", "backslashreplace").decode())
-            continue
-        if split not in SPLITS or grade not in map(str, GRADES):
-            faults["misplaced"].append(file.as_posix())
-        elif match is None or match[2] not in "LR":
-            faults["misnamed"].append(file.as_posix())
-        else:
-            rows.append((file.as_posix(), match[1], match[2], int(grade), split))
-    frame = pd.DataFrame(rows, columns=["file", "participant", "side", "kl", "split"])
-    faults["repeated"] = frame.file[frame.duplicated(["participant", "side"])].tolist()
-    return frame, faults
-
-
-def _files(source) -> list[Path]:
-    "Every file below, relative and sorted. Raises `OSError` where that is no folder of knees."
-    hint = "give the folder that holds train, val and test"
-    if not source.exists():
-        raise FileNotFoundError(f"No folder of knees at {source}: {hint}.")
-    if not source.is_dir():
-        raise NotADirectoryError(f"{source} is a file: {hint}.")
-    files = [
-        (Path(here) / name).relative_to(source)
-        for here, _, names in os.walk(source, followlinks=True)
-        for name in names
-    ]
-    files = [
-        f
-        for f in files
-        if f.name not in ("Thumbs.db", "desktop.ini")
-        and not any(p.startswith(".") or p == "__MACOSX" for p in f.parts)
-        and not (len(f.parts) == 1 and f.stem in ("README", "LICENSE"))
-    ]
-    if not files:
-        raise FileNotFoundError(f"{source} is empty: {hint}.")
-    if not any((source / split).is_dir() for split in SPLITS):
-        nested = [
-            p.parent for pattern in ("*/train", "*/*/train") for p in sorted(source.glob(pattern))
-        ]
-        hint = f"did you mean {nested[0]}?" if nested else hint + "."
-        raise FileNotFoundError(f"{source} holds no folder train, val or test: {hint}")
-    return sorted(files, key=Path.as_posix)
+    """List a folder's knees (file, participant, side, kl, split) without reading a picture.
+    What is left out, and why, is told by `look`."""
+    found = look(source)
+    whole = found.frame[(found.frame.side != "") & (found.frame.kl >= 0)]
+    columns = ["file", "participant", "side", "kl", "split"]
+    return whole[columns].reset_index(drop=True), found.faults
 
 # %% ../nbs/library/knee_files.ipynb #9e44babf
 _COLUMNS = ["file", "participant", "side", "kl", "sha256"]  # a manifest's; split may be there too
@@ -310,31 +280,33 @@ def _compare(frame, table, faults):
         if c + "_listed" in both
     ]
     faults["relabelled"] = both.file[np.any(differ, 0)].tolist()
-    faults["changed"] = both.file[both.sha256 != both.sha256_listed].tolist()
+    given = ~both.sha256_listed.isin(("", "nan"))  # a table may leave hashes empty
+    faults["changed"] = both.file[given & (both.sha256 != both.sha256_listed)].tolist()
 
 # %% ../nbs/library/knee_files.ipynb #fc03cb06
-def _knee(source, row):  # -> roi or None, inverted, sha256, what is wrong or None
+def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong or None
     "Read one knee's file."
     try:
         data = (source / row.file).read_bytes()
     except OSError as e:
-        return None, False, "", f"cannot be opened ({e.strerror})"
+        return None, row.side, False, "", f"cannot be opened ({e.strerror})"
     digest = hashlib.sha256(data).hexdigest()
     try:
         grey, _, side = decode(data)
         check_knee(grey)
     except UnreadableRadiograph as e:
-        return None, False, digest, str(e)
-    if side not in (None, row.side):
+        return None, row.side, False, digest, str(e)
+    if side and row.side and side != row.side:
         fault = f"says side {side} inside and {row.side} in its name; find out which is right"
-        return None, False, digest, fault
-    return *knee_roi(grey), digest, None
+        return None, row.side, False, digest, fault
+    roi, inverted = knee_roi(grey)
+    return roi, row.side or side or "", inverted, digest, None
 
 
-def _read(source, frame, progress):  # -> images; the frame with inverted, sha256, wrong
+def _read(source, frame, progress):  # -> images; the frame with side, inverted, sha256, wrong
     "Read every file of the frame, four at a time."
     if frame.empty:
-        return None, frame.assign(inverted=[], sha256="", wrong=None)
+        return np.zeros((0, ROI, ROI), np.uint8), frame.assign(inverted=[], sha256="", wrong=None)
     images, found = np.zeros((len(frame), ROI, ROI), np.uint8), []
     hide = None if progress is None else not progress
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -343,40 +315,114 @@ def _read(source, frame, progress):  # -> images; the frame with inverted, sha25
             if roi is not None:
                 images[i] = roi
             found.append(rest)
-    return images, frame.assign(**dict(zip(("inverted", "sha256", "wrong"), zip(*found))))
+    facts = dict(zip(("side", "inverted", "sha256", "wrong"), map(list, zip(*found))))
+    return images, frame.assign(**facts)
+
+
+def _same_picture(images, frame) -> list[str]:
+    "Files that show the same picture as another one, in other bytes."
+    pairs = copies(texture(images))
+    digest = frame.sha256.to_numpy(str)
+    other = digest[pairs["first"]] != digest[pairs["second"]]
+    return frame.file.iloc[np.unique(pairs[other][["first", "second"]])].tolist()
+
+# %% ../nbs/library/knee_files.ipynb #3351ecd0
+_HINT = "give the folder that holds train, val and test, or one of pictures with a table"
+
+
+def _looked(source, table) -> Listing:
+    "A folder's listing, where it is one set of graded pictures. Raises `FileNotFoundError`."
+    found = look(source, table)
+    if len(found.sets) > 1:
+        named = ", ".join(found.sets)
+        raise FileNotFoundError(f"{source} holds {len(found.sets)} sets ({named}): give one.")
+    if (found.frame.kl < 0).all() and not any(
+        files for kind, files in found.faults.items() if kind not in ("unlabelled", "misnamed")
+    ):
+        raise FileNotFoundError(f"{source} holds no graded pictures of knees: {_HINT}.")
+    auto = found.frame.split == "auto_test"
+    found.left.update(dict.fromkeys(found.frame.file[auto], AUTOMATIC))
+    found.frame = found.frame[~auto]
+    for kind in ("misnamed", "misplaced"):
+        apart = {f for f in found.faults[kind] if split_of(f.split("/")[0]) == "auto_test"}
+        if auto.any():
+            found.left.update(dict.fromkeys(apart, AUTOMATIC))
+            found.faults[kind] = [f for f in found.faults[kind] if f not in apart]
+    return found
+
+
+def _tell(found, frame, grades):
+    "Warn of what was left out and of gaps, without a name."
+    counts = found.counts_left().items()
+    said = [f"{n} files left out: {why}." for why, n in counts if why not in (LITTER, ABOUT)]
+    said += [*found.notes, *gaps(frame, grades)]
+    if said:
+        said.append("`koa check FOLDER` tells all.")
+        warnings.warn(" ".join(said), stacklevel=4)
+
+
+def _judge(found, images, frame, table, grades, divided) -> dict:
+    "The faults of a folder that was read."
+    faults = {kind: list(files) for kind, files in found.faults.items()}
+    sided = set(frame.file[frame.side != ""])  # by its own tag, where its name does not say
+    opened = set(frame.file)
+    for kind in ("misnamed", "unlabelled", "repeated"):
+        apart = set(found.frame.file) - opened  # of other grades
+        faults[kind] = [f for f in faults.get(kind, []) if f not in apart]
+    faults["misnamed"] = [f for f in faults["misnamed"] if f not in sided]
+    if found.hashes:
+        told = frame.file.map(found.hashes)
+        given = ~told.isin(("", "nan")) & told.notna()
+        faults["changed"] = frame.file[given & (told != frame.sha256)].tolist()
+    elif table is not None:
+        listed = table[table.kl.isin(grades) & table.file.str.startswith(found.within)]
+        _compare(frame, listed, faults)
+    if not divided:
+        parts = frame.groupby("participant").split.transform("nunique")
+        faults["divided"] = frame.file[parts > 1].tolist()
+    read = frame.wrong.isna()
+    faults["alike"] = frame.file[read & frame.sha256.duplicated(keep=False)].tolist()
+    hashed = table is not None and table.sha256.astype(str).str.len().eq(64).all()
+    if not hashed or faults.get("changed") or faults.get("unknown"):
+        faults["copied"] = _same_picture(images[read], frame[read])
+    faults["unreadable"] = frame.file[~read].tolist()
+    return faults
 
 
 def read_folder(
-    source: str | Path,  # folder {train,val,test}/{0..4}/<participant><L|R>.png (.jpg, .tif, .dcm)
+    source: str | Path,  # a folder of knees: see layouts
     grades: Iterable[int],  # only these grades' files are opened
     manifest: str | Path | pd.DataFrame | None = "auto",  # "auto": by the folder's name; None: none
     divided: bool = False,  # a participant may lie in several of train, val and test
     progress: bool | None = None,  # a bar; None: only on a terminal
 ) -> KneeSet:
-    "A folder of knees, split as it lies. Raises `KneeFilesError` with every fault at once."
+    """A folder of knees, split as it lies; where it is not split, `divided` is needed, and all
+    are called train. Raises `KneeFilesError` with every fault at once."""
     source, grades = Path(source), tuple(sorted({int(g) for g in grades}))
     if not grades or not set(grades) <= set(GRADES):
         raise ValueError(f"grades is {grades}: use some of {GRADES}.")
-    frame, faults = scan(source)
-    frame = frame[frame.kl.isin(grades)].reset_index(drop=True)
-    table = _manifest(source, manifest)
-    images, frame = _read(source, frame, progress)
-    if table is not None:
-        _compare(frame, table[table.kl.isin(grades)], faults)
-    if not divided:
-        parts = frame.groupby("participant").split.transform("nunique")
-        faults["divided"] = frame.file[parts > 1].tolist()
-    faults["alike"] = frame.file[frame.wrong.isna() & frame.sha256.duplicated(keep=False)].tolist()
-    reasons = dict(frame[frame.wrong.notna()][["file", "wrong"]].values)
-    if reasons or any(faults.values()):
-        raise KneeFilesError(source, {**faults, "unreadable": list(reasons)}, reasons)
+    labels = manifest if isinstance(manifest, pd.DataFrame) else None
+    found = _looked(source, labels)
+    table = _manifest(found.root, manifest)
+    frame = found.frame[found.frame.kl.isin(grades)].reset_index(drop=True)
+    images, frame = _read(found.root, frame, progress)
+    faults = _judge(found, images, frame, table, grades, divided)
+    reasons = found.reasons | dict(frame[frame.wrong.notna()][["file", "wrong"]].values)
+    if any(faults.values()):
+        raise KneeFilesError(source, faults, reasons)
     for grade in set(grades) - set(frame.kl):
         raise ValueError(
             f"{source} holds no knee of grade {grade}: "
             "add its folder or leave the grade out of `grades`."
         )
+    if not divided and (frame.split == "").any():
+        raise ValueError(
+            f"{source} is not divided into train, val and test: choose split='participant'."
+        )
+    _tell(found, frame, grades)
+    frame["split"] = frame.split.replace("", "train")
     facts = {name: frame[name] for name in _KEYS if name != "label"}
-    return KneeSet(images, label=None, grades=grades, name=source.resolve().name, **facts)
+    return KneeSet(images, label=None, grades=grades, name=found.root.resolve().name, **facts)
 
 
 def real_knees() -> Path | None:
