@@ -55,7 +55,7 @@ def load_knees(
     if split not in ("official", "knee", "participant"):
         raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
     knees = read_folder(source, grades, manifest, split != "official", progress)
-    if not (published(knees.frame()) if names is None else names):
+    if not (all(published(knees.frame())) if names is None else names):
         file, participant = coded(knees.frame())
         knees = replace(knees, file=file, participant=participant, name="private")
     if split == "official":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['code', 'published', 'coded']
 
-# %% ../nbs/library/privacy.ipynb #237cb9ea
+# %% ../nbs/library/privacy.ipynb #1b373033
 import hashlib
 import hmac
 import os
@@ -18,7 +18,7 @@ import pandas as pd
 
 from .paths import manifests, repository
 
-# %% ../nbs/library/privacy.ipynb #6f8f0ff1
+# %% ../nbs/library/privacy.ipynb #1f66f2f7
 def _key_file() -> Path:
     "Where the key lies. Raises `ValueError` where that is inside the repository."
     told = os.environ.get("KOA_KEY")
@@ -68,7 +68,7 @@ def code(
     text = f"{kind}:{name}".encode("utf-8", "surrogateescape")
     return hmac.new(_key_of(_key_file()), text, hashlib.sha256).hexdigest()[:12]
 
-# %% ../nbs/library/privacy.ipynb #ec30cd09
+# %% ../nbs/library/privacy.ipynb #a70ae062
 @cache
 def _published() -> frozenset:
     listed = pd.read_csv(manifests() / "kl224.csv", dtype=str)
@@ -77,10 +77,10 @@ def _published() -> frozenset:
 
 def published(
     frame: pd.DataFrame,  # columns file, participant, side, sha256; one row a knee
-) -> bool:
-    "Whether every knee is one of the published set, by name and by hash."
+) -> list[bool]:  # of each knee
+    "Whether a knee is one of the published set, by name and by hash."
     rows = zip(*(frame[c].astype(str) for c in ("file", "participant", "side", "sha256")))
-    return set(rows) <= _published()
+    return [row in _published() for row in rows]
 
 
 def coded(
