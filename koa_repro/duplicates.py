@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SIDE', 'WINDOW', 'COPY', 'texture', 'nearest', 'copies']
 
-# %% ../nbs/library/duplicates.ipynb #df08d8f1
+# %% ../nbs/library/duplicates.ipynb #fcda2053
 import numpy as np
 import pandas as pd
 from scipy.ndimage import uniform_filter
 
-# %% ../nbs/library/duplicates.ipynb #d046e78e
+# %% ../nbs/library/duplicates.ipynb #1dabc3fe
 SIDE, WINDOW = 50, 5  # pixels of the averaged picture; of the neighbourhood that is subtracted
 COPY = 0.9  # correlation from which two pictures are copies of one
 
@@ -41,8 +41,8 @@ def nearest(
 
 def _blocks(textures, mirrored, size=512):
     "Rows of the matrix of correlations, the picture itself left out."
-    flat = textures.reshape(len(textures), -1)
-    other = textures[:, :, ::-1].reshape(len(textures), -1) if mirrored else flat
+    flat = textures.reshape(len(textures), SIDE**2)
+    other = textures[:, :, ::-1].reshape(len(textures), SIDE**2) if mirrored else flat
     for at in range(0, len(flat), size):
         block = flat[at : at + size] @ other.T
         block[np.arange(len(block)), np.arange(at, at + len(block))] = -1

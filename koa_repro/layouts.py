@@ -6,7 +6,7 @@
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'AUTOMATIC', 'PICTURES', 'walk', 'split_of', 'grade_of',
            'person_and_side', 'person', 'headed', 'is_picture', 'Listing', 'look', 'gaps']
 
-# %% ../nbs/library/layouts.ipynb #ab7c612f
+# %% ../nbs/library/layouts.ipynb #167228ae
 import csv
 import os
 import re
@@ -21,10 +21,10 @@ import pandas as pd
 
 from .splits import GRADES, SPLITS
 
-# %% ../nbs/library/layouts.ipynb #3bf60b96
+# %% ../nbs/library/layouts.ipynb #b14583f1
 LITTER = "left by an operating system or an archive program"
 NO_PICTURE = "no radiograph, by its name and its first bytes"
-LINKED = "another way into a folder that is listed already"
+LINKED = "another way into a folder that is listed already, or that holds this one"
 ABOUT = "a description of the set"
 LABELS = "the table of labels"
 AUTOMATIC = "an automatic cut of a test knee, beside the test knees themselves"
@@ -45,8 +45,8 @@ def walk(
     """Regular files below, relative; what is left out, with the reason; and the faults
     `unlisted` (folders) and `irregular` (pipes, devices, broken links)."""
     files, left, faults = [], {}, defaultdict(list)
-    top = os.stat(source)
-    seen, links, queue = {(top.st_dev, top.st_ino)}, [], [Path()]
+    above = [os.stat(p) for p in (source, *source.resolve().parents)]
+    seen, links, queue = {(s.st_dev, s.st_ino) for s in above}, [], [Path()]
     while queue or links:
         here = queue.pop() if queue else links.pop(0)
         try:
@@ -92,7 +92,7 @@ def _first_ways(source, links, seen):
             fresh.append(path)
     return fresh, again
 
-# %% ../nbs/library/layouts.ipynb #15d027ff
+# %% ../nbs/library/layouts.ipynb #883e8f65
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -147,7 +147,7 @@ def person(name: str) -> str:
     text = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
-# %% ../nbs/library/layouts.ipynb #fff3dc18
+# %% ../nbs/library/layouts.ipynb #4afbf3e0
 _HEADS = dict(
     file=("file", "filename", "file_name", "image", "image_name", "img", "path", "filepath"),
     participant=("participant", "patient", "patient_id", "patientid", "subject", "id", "person"),
@@ -203,7 +203,7 @@ def _row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split
     split = split_of(str(getattr(row, "split", "")).strip()) or ""
     return who, _SIDES[side], int(kl), split, ""
 
-# %% ../nbs/library/layouts.ipynb #e43200cb
+# %% ../nbs/library/layouts.ipynb #ea09eb1a
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 _FIRST_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
@@ -273,7 +273,7 @@ def _bases(pictures: Iterable[Path], of) -> list[PurePosixPath]:
             found.add(PurePosixPath(*parts[:at]))
     return sorted(found)
 
-# %% ../nbs/library/layouts.ipynb #f687f355
+# %% ../nbs/library/layouts.ipynb #6ac3f465
 def _place(path, base, splits, inside) -> tuple[int, str] | None:  # grade, split
     "What a picture's folders say; None where they do not fit the layout."
     try:
@@ -320,7 +320,7 @@ def look(
 
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
-# %% ../nbs/library/layouts.ipynb #4c367ab8
+# %% ../nbs/library/layouts.ipynb #a67bd84f
 def _listed(root, within, pictures, left, faults, labels) -> Listing:
     bases, splits = _bases(pictures, split_of), True
     if not bases:
@@ -374,7 +374,7 @@ def _flat(root, pictures, left, faults, labels) -> Listing:
         return _finished(found)
     return _labelled(found, labels)
 
-# %% ../nbs/library/layouts.ipynb #9724b07b
+# %% ../nbs/library/layouts.ipynb #b3b3cdbd
 def _labelled(found: Listing, labels) -> Listing:
     "Give each picture what its row of the table says."
     table = headed(labels)
@@ -437,7 +437,7 @@ def _finished(found: Listing) -> Listing:
     found.faults["repeated"] = usable.file[twice].tolist()
     return found
 
-# %% ../nbs/library/layouts.ipynb #2165ed1d
+# %% ../nbs/library/layouts.ipynb #807b5f6e
 def gaps(
     frame: pd.DataFrame,  # of a listing
     grades: Iterable[int] = GRADES,
