@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Report', 'examine', 'find', 'contact_sheet', 'as_text', 'as_page', 'write_report']
 
-# %% ../nbs/library/check.ipynb #26c2183b
+# %% ../nbs/library/check.ipynb #d51f38bb
 import hashlib
 import html
 import warnings
@@ -28,7 +28,7 @@ from .privacy import code, published
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
 from .splits import SPLITS
 
-# %% ../nbs/library/check.ipynb #4844f15e
+# %% ../nbs/library/check.ipynb #0429e946
 _SMALL = 100  # pixels a side of the copy that is kept of each knee
 _FAINT = 0.25  # correlation with the mean knee below which its polarity is called doubtful
 
@@ -68,7 +68,7 @@ def _fitted(grey) -> np.ndarray:
     square.paste(picture, ((_SMALL - picture.width) // 2, (_SMALL - picture.height) // 2))
     return np.asarray(square)
 
-# %% ../nbs/library/check.ipynb #13741427
+# %% ../nbs/library/check.ipynb #45742f0b
 @dataclass
 class Report:
     "A folder examined. Nothing in it names a file or a participant that is not published."
@@ -120,7 +120,7 @@ def examine(
     frame["side"] = np.where(frame.side == "", frame.side_inside, frame.side)
     return _report(listing, frame, names)
 
-# %% ../nbs/library/check.ipynb #9373be15
+# %% ../nbs/library/check.ipynb #04f1bf5f
 def _shown(frame, listing, names) -> tuple[dict, dict]:
     "What a file and a participant are called in the report."
     if names:
@@ -150,7 +150,7 @@ def find(
         f for f in set(known) if asked in (code(f, "file"), code(whose[f]) if f in whose else "")
     )
 
-# %% ../nbs/library/check.ipynb #3fecfa16
+# %% ../nbs/library/check.ipynb #005f6e6e
 def _pairs(frame) -> pd.DataFrame:  # first, second (positions), how, where
     "Every pair of files that show the same picture."
     found = {}
@@ -180,12 +180,18 @@ def _where(a, b) -> str:
         return "an automatic cut and its knee"
     if a.split != b.split:
         return f"in {a.split or 'no split'} and {b.split or 'no split'}"
-    return "within one split" if a.kl == b.kl else "within one split, with different grades"
+    here = f"within {a.split}" if a.split else "in an undivided set"
+    return here if a.kl == b.kl else f"{here}, with different grades"
 
 
 _HARMLESS = ("two editions of one knee", "an automatic cut and its knee")
 
-# %% ../nbs/library/check.ipynb #cee2057f
+
+def _grave(where: str) -> bool:
+    "Whether a pair stands in the way: not where one of them is left out anyhow."
+    return where not in _HARMLESS and "auto_test" not in where
+
+# %% ../nbs/library/check.ipynb #8f495723
 def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is wrong with it
     "All that `load_knees` would refuse, file by file."
     wrong = {}
@@ -204,7 +210,7 @@ def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is w
     parts = placed.groupby(["set", "participant"]).split.transform("nunique")
     for file in placed.file[parts > 1]:
         wrong.setdefault(file, []).append(FAULTS["divided"])
-    for pair in pairs[~pairs["where"].isin(_HARMLESS)].itertuples():
+    for pair in pairs[pairs["where"].map(_grave).astype(bool)].itertuples():
         for at in (pair.first, pair.second):
             wrong.setdefault(frame.file[at], []).append(f"{pair.how}, {pair.where}")
     return {file: [*dict.fromkeys(reasons)] for file, reasons in wrong.items() if reasons}
@@ -243,7 +249,7 @@ def _report(listing: Listing, frame, names) -> Report:
     report.pairs = pairs.assign(first=at("first"), second=at("second"))
     return report
 
-# %% ../nbs/library/check.ipynb #047029e1
+# %% ../nbs/library/check.ipynb #0b6dd571
 def _plural(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
@@ -257,15 +263,15 @@ def _findings(listing, frame, files, pairs, left) -> list[tuple[bool, str]]:
             said.append((True, f"{_plural(n, 'file')}: {FAULTS[kind]}."))
     broken = frame.wrong[(frame.wrong != "") & ~frame.file.isin(left)]
     for reason, n in broken.value_counts().items():
-        said.append((True, f"{_plural(n, 'picture')}: {reason}."))
+        said.append((True, f"1 picture {reason}." if n == 1 else f"{n:,} pictures: each {reason}."))
     split = frame[frame.split.isin(SPLITS) & (frame.participant != "")]
     parts = split.groupby(["set", "participant"]).split.nunique()
     if n := int((parts > 1).sum()):
         said.append((True, f"LEAK: {_plural(n, 'participant')} in more than one split."))
     for (how, where), n in pairs.value_counts(["how", "where"], sort=False).items():
-        leak = "LEAK: " if where.startswith("in ") else ""
+        leak = "LEAK: " if _grave(where) and " and " in where else ""
         pair = _plural(n, "pair of files", "pairs of files")
-        said.append((where not in _HARMLESS, f"{leak}{pair}, {how}, {where}."))
+        said.append((_grave(where), f"{leak}{pair}, {how}, {where}."))
     contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
     if n := int(contrary.sum()):
         said.append((True, f"{_plural(n, 'picture')} with another side inside than in its name."))
@@ -312,7 +318,7 @@ def _sights(frame) -> list[str]:
             said.append("MIRRORED? Sides seem swapped throughout, or all pictures mirrored.")
     return said
 
-# %% ../nbs/library/check.ipynb #a332d618
+# %% ../nbs/library/check.ipynb #bc9990e1
 def _sheet(frame, files, pairs, columns=8) -> dict:
     "Pictures for the contact sheet: some of each grade, and those that deserve a look."
     sheet, rng = {}, np.random.default_rng(0)
@@ -322,18 +328,19 @@ def _sheet(frame, files, pairs, columns=8) -> dict:
         if some:
             sheet[heading] = [(frame.small[i], what(i)) for i in some]
 
-    drawn = np.flatnonzero(frame.small.notna() & (frame.wrong == ""))
+    whole = frame.small.notna() & (frame.wrong == "")
+    drawn = np.flatnonzero(whole & (frame.split != "auto_test"))
     where = lambda i: f"{frame.split[i] or 'undivided'} {frame.side[i]}"
     for kl in sorted(set(frame.kl.iloc[drawn])):
         of = drawn[frame.kl.iloc[drawn] == kl]
         some = np.sort(rng.choice(of, min(columns, len(of)), replace=False))
         add(f"KL-{kl}" if kl >= 0 else "without a grade", some, where)
-    knees = frame.iloc[drawn]
+    knees = frame[whole]
     short = lambda i: Path(files.file[i]).name[:16]
     add("negatives", knees.index[knees.inverted.astype(bool)][:columns], short)
     faint = knees.polarity.abs().sort_values()
     add("polarity in doubt", faint.index[faint < _FAINT][:columns], short)
-    grave = pairs[~pairs["where"].isin(_HARMLESS)][: columns // 2]
+    grave = pairs[pairs["where"].map(_grave).astype(bool)][: columns // 2]
     for_pairs = [int(i) for pair in grave.itertuples() for i in (pair.first, pair.second)]
     add("same picture twice", for_pairs, lambda i: f"{frame.split[i]} {short(i)}"[:20])
     backwards = frame.letters.map(lambda found: any(l.mirrored for l in found))
@@ -345,7 +352,7 @@ def _sheet(frame, files, pairs, columns=8) -> dict:
 def contact_sheet(report: Report, columns: int = 8) -> Figure:
     "Some pictures of each grade, and those that deserve a look, as a figure."
     rows = max(len(report.sheet), 1)
-    fig = Figure(figsize=(columns * 1.05 + 1.1, rows * 1.3), dpi=110)
+    fig = Figure(figsize=(columns * 1.05 + 1.1, rows * 1.3), dpi=110, layout="none")
     if not report.sheet:
         fig.text(0.5, 0.5, "no picture could be read", ha="center")
     for r, (heading, pictures) in enumerate(report.sheet.items()):
@@ -361,7 +368,7 @@ def contact_sheet(report: Report, columns: int = 8) -> Figure:
         fig.text(0.05 / (columns * 1.05 + 1.1), y, words, fontsize=8, va="center")
     return fig
 
-# %% ../nbs/library/check.ipynb #3380a47a
+# %% ../nbs/library/check.ipynb #65d22256
 def as_text(report: Report) -> str:
     "The report for a terminal or a file."
     counts = report.files.state.value_counts()
@@ -406,7 +413,7 @@ def _people(report) -> str:
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
 color:#222}img{max-width:100%}table{border-collapse:collapse;font-size:14px}
 td,th{text-align:right;padding:.15em .8em;border-bottom:1px solid #eee}
-td:first-child,th:first-child{text-align:left}.files td{text-align:left}
+td:first-child,th:first-child{text-align:left}.files td,.files th{text-align:left}
 .good{background:#d1e7dd;padding:.6em 1em}.bad{background:#f8d7da;padding:.6em 1em}
 small{color:#666}"""
 
@@ -428,7 +435,8 @@ def as_page(report: Report) -> str:
     if rest:
         body.append("<h2>To know</h2>" + items(rest))
     body.append('<h2>Contact sheet</h2><p><img src="sheet.png" alt="Some of the pictures"></p>')
-    listed = report.files[report.files.state == "in the way"][["file", "reason"]]
+    listed = report.files[report.files.state == "in the way"]
+    listed = listed[["file", "split", "kl", "side", "reason"]].replace({"kl": {-1: ""}}).fillna("")
     if len(listed):
         body.append(f"<h2>Files in the way</h2>{_table(listed)}")
     if len(report.pairs):

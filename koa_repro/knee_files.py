@@ -159,7 +159,7 @@ FAULTS = dict(
     copied="the same picture as another file, saved anew or mirrored",
     misplaced="not in a folder {train,val,test}/{0..4}",
     misnamed="not named <participant><L|R>, so that participant or side is not known",
-    unlabelled="without a usable row in the table of labels",
+    unlabelled="without a grade: neither a folder nor a usable row of a table says it",
     repeated="a second file of the same knee",
     unknown="not in the manifest",
     changed="with other bytes than the manifest says",
@@ -309,7 +309,9 @@ def _read(source, frame, progress):  # -> images; the frame with side, inverted,
         return np.zeros((0, ROI, ROI), np.uint8), frame.assign(inverted=[], sha256="", wrong=None)
     images, found = np.zeros((len(frame), ROI, ROI), np.uint8), []
     hide = None if progress is None else not progress
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    threads = min(4, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")  # a decoder's may quote what a file says
         reads = pool.map(lambda row: _knee(source, row), frame.itertuples())
         for i, (roi, *rest) in enumerate(tqdm(reads, "reading knees", len(frame), disable=hide)):
             if roi is not None:
@@ -326,7 +328,7 @@ def _same_picture(images, frame) -> list[str]:
     other = digest[pairs["first"]] != digest[pairs["second"]]
     return frame.file.iloc[np.unique(pairs[other][["first", "second"]])].tolist()
 
-# %% ../nbs/library/knee_files.ipynb #a1a7e0d6
+# %% ../nbs/library/knee_files.ipynb #9e35a4e0
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
 

@@ -6,7 +6,7 @@
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'AUTOMATIC', 'PICTURES', 'walk', 'split_of', 'grade_of',
            'person_and_side', 'person', 'headed', 'is_picture', 'Listing', 'look', 'gaps']
 
-# %% ../nbs/library/layouts.ipynb #167228ae
+# %% ../nbs/library/layouts.ipynb #da66ab41
 import csv
 import os
 import re
@@ -21,7 +21,7 @@ import pandas as pd
 
 from .splits import GRADES, SPLITS
 
-# %% ../nbs/library/layouts.ipynb #b14583f1
+# %% ../nbs/library/layouts.ipynb #e1b44973
 LITTER = "left by an operating system or an archive program"
 NO_PICTURE = "no radiograph, by its name and its first bytes"
 LINKED = "another way into a folder that is listed already, or that holds this one"
@@ -92,7 +92,7 @@ def _first_ways(source, links, seen):
             fresh.append(path)
     return fresh, again
 
-# %% ../nbs/library/layouts.ipynb #883e8f65
+# %% ../nbs/library/layouts.ipynb #276a128d
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -147,7 +147,7 @@ def person(name: str) -> str:
     text = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
-# %% ../nbs/library/layouts.ipynb #4afbf3e0
+# %% ../nbs/library/layouts.ipynb #94d971ea
 _HEADS = dict(
     file=("file", "filename", "file_name", "image", "image_name", "img", "path", "filepath"),
     participant=("participant", "patient", "patient_id", "patientid", "subject", "id", "person"),
@@ -203,7 +203,7 @@ def _row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split
     split = split_of(str(getattr(row, "split", "")).strip()) or ""
     return who, _SIDES[side], int(kl), split, ""
 
-# %% ../nbs/library/layouts.ipynb #ea09eb1a
+# %% ../nbs/library/layouts.ipynb #3404b31c
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 _FIRST_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
@@ -273,7 +273,7 @@ def _bases(pictures: Iterable[Path], of) -> list[PurePosixPath]:
             found.add(PurePosixPath(*parts[:at]))
     return sorted(found)
 
-# %% ../nbs/library/layouts.ipynb #6ac3f465
+# %% ../nbs/library/layouts.ipynb #6c865cc3
 def _place(path, base, splits, inside) -> tuple[int, str] | None:  # grade, split
     "What a picture's folders say; None where they do not fit the layout."
     try:
@@ -320,7 +320,7 @@ def look(
 
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
-# %% ../nbs/library/layouts.ipynb #a67bd84f
+# %% ../nbs/library/layouts.ipynb #4f936c97
 def _listed(root, within, pictures, left, faults, labels) -> Listing:
     bases, splits = _bases(pictures, split_of), True
     if not bases:
@@ -329,7 +329,7 @@ def _listed(root, within, pictures, left, faults, labels) -> Listing:
     if not bases:
         return _flat(root, pictures, left, faults, labels)
     if len(bases) == 1 and bases[0].parts:  # one level or more too high
-        notes.append(f"The set begins {len(bases[0].parts)} folders further in.")
+        notes.append("The set begins further in than the folder given.")
         inside = lambda text: PurePosixPath(os.path.relpath(text, bases[0])).as_posix()
         pictures = [Path(inside(p)) for p in pictures]
         left = {inside(p): why for p, why in left.items()}
@@ -374,7 +374,7 @@ def _flat(root, pictures, left, faults, labels) -> Listing:
         return _finished(found)
     return _labelled(found, labels)
 
-# %% ../nbs/library/layouts.ipynb #b3b3cdbd
+# %% ../nbs/library/layouts.ipynb #0bee1ea1
 def _labelled(found: Listing, labels) -> Listing:
     "Give each picture what its row of the table says."
     table = headed(labels)
@@ -437,7 +437,7 @@ def _finished(found: Listing) -> Listing:
     found.faults["repeated"] = usable.file[twice].tolist()
     return found
 
-# %% ../nbs/library/layouts.ipynb #807b5f6e
+# %% ../nbs/library/layouts.ipynb #4417585b
 def gaps(
     frame: pd.DataFrame,  # of a listing
     grades: Iterable[int] = GRADES,
