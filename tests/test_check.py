@@ -265,6 +265,7 @@ def test_no_name_in_any_file_of_a_study(named, tmp_path):
     (run,) = study_runs(study, [study_spec(study)])
     table = run.predictions().merge(study_frame(study)[["file", "sha256"]])
     assert len(table) == len(run.predictions()) == 9
+    assert not any(word in run.everything.to_csv() for word in PLANTED)
     save_table(table, "predictions", tmp_path / "out", study=study.says)
     assert (tmp_path / "store" / run.spec.id / "predictions.parquet").is_file()
     assert planted_in(tmp_path / "store", tmp_path / "out") == []
