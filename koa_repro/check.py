@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Report', 'examine', 'find', 'contact_sheet', 'as_text', 'as_page', 'write_report']
 
-# %% ../nbs/library/check.ipynb #d51f38bb
+# %% ../nbs/library/check.ipynb #ed107784
 import hashlib
 import html
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from .privacy import code, published
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
 from .splits import SPLITS
 
-# %% ../nbs/library/check.ipynb #0429e946
+# %% ../nbs/library/check.ipynb #3149031a
 _SMALL = 100  # pixels a side of the copy that is kept of each knee
 _FAINT = 0.25  # correlation with the mean knee below which its polarity is called doubtful
 
@@ -68,7 +69,7 @@ def _fitted(grey) -> np.ndarray:
     square.paste(picture, ((_SMALL - picture.width) // 2, (_SMALL - picture.height) // 2))
     return np.asarray(square)
 
-# %% ../nbs/library/check.ipynb #45742f0b
+# %% ../nbs/library/check.ipynb #1f24f374
 @dataclass
 class Report:
     "A folder examined. Nothing in it names a file or a participant that is not published."
@@ -120,7 +121,7 @@ def examine(
     frame["side"] = np.where(frame.side == "", frame.side_inside, frame.side)
     return _report(listing, frame, names)
 
-# %% ../nbs/library/check.ipynb #04f1bf5f
+# %% ../nbs/library/check.ipynb #239782ce
 def _shown(frame, listing, names) -> tuple[dict, dict]:
     "What a file and a participant are called in the report."
     if names:
@@ -140,17 +141,18 @@ def _coded(file: str) -> str:
 
 def find(
     source: str | Path,
-    coded: str,  # as a report has it: of a file or of a participant
+    coded: str,  # as a report or a table has it: of a file or of a participant
 ) -> list[str]:  # the files meant, as they are called
-    "The files of a folder that a code stands for."
-    listing, asked = look(source), coded.lower().split(".")[0]
+    "The files of a folder that a code stands for, whatever is written around it."
+    listing, match = look(source), re.search("[0-9a-f]{12}", coded.lower())
+    asked = match[0] if match else ""
     whose = dict(zip(listing.frame.file, listing.frame.participant))
     known = [*whose, *listing.left, *sum(listing.faults.values(), [])]
     return sorted(
         f for f in set(known) if asked in (code(f, "file"), code(whose[f]) if f in whose else "")
     )
 
-# %% ../nbs/library/check.ipynb #005f6e6e
+# %% ../nbs/library/check.ipynb #f024b06d
 def _pairs(frame) -> pd.DataFrame:  # first, second (positions), how, where
     "Every pair of files that show the same picture."
     found = {}
@@ -191,7 +193,7 @@ def _grave(where: str) -> bool:
     "Whether a pair stands in the way: not where one of them is left out anyhow."
     return where not in _HARMLESS and "auto_test" not in where
 
-# %% ../nbs/library/check.ipynb #8f495723
+# %% ../nbs/library/check.ipynb #c1998738
 def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is wrong with it
     "All that `load_knees` would refuse, file by file."
     wrong = {}
@@ -206,7 +208,7 @@ def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is w
     contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
     for file in frame.file[contrary]:
         wrong.setdefault(file, []).append("says another side inside than in its name")
-    placed = frame[frame.split.isin(SPLITS) & (frame.participant != "")]
+    placed = frame[frame.split.isin(SPLITS) & (frame.side != "")]  # else whose it is is not known
     parts = placed.groupby(["set", "participant"]).split.transform("nunique")
     for file in placed.file[parts > 1]:
         wrong.setdefault(file, []).append(FAULTS["divided"])
@@ -249,7 +251,7 @@ def _report(listing: Listing, frame, names) -> Report:
     report.pairs = pairs.assign(first=at("first"), second=at("second"))
     return report
 
-# %% ../nbs/library/check.ipynb #0b6dd571
+# %% ../nbs/library/check.ipynb #afc884fe
 def _plural(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
@@ -264,7 +266,7 @@ def _findings(listing, frame, files, pairs, left) -> list[tuple[bool, str]]:
     broken = frame.wrong[(frame.wrong != "") & ~frame.file.isin(left)]
     for reason, n in broken.value_counts().items():
         said.append((True, f"1 picture {reason}." if n == 1 else f"{n:,} pictures: each {reason}."))
-    split = frame[frame.split.isin(SPLITS) & (frame.participant != "")]
+    split = frame[frame.split.isin(SPLITS) & (frame.side != "")]
     parts = split.groupby(["set", "participant"]).split.nunique()
     if n := int((parts > 1).sum()):
         said.append((True, f"LEAK: {_plural(n, 'participant')} in more than one split."))
@@ -318,7 +320,7 @@ def _sights(frame) -> list[str]:
             said.append("MIRRORED? Sides seem swapped throughout, or all pictures mirrored.")
     return said
 
-# %% ../nbs/library/check.ipynb #bc9990e1
+# %% ../nbs/library/check.ipynb #3e035daa
 def _sheet(frame, files, pairs, columns=8) -> dict:
     "Pictures for the contact sheet: some of each grade, and those that deserve a look."
     sheet, rng = {}, np.random.default_rng(0)
@@ -368,7 +370,7 @@ def contact_sheet(report: Report, columns: int = 8) -> Figure:
         fig.text(0.05 / (columns * 1.05 + 1.1), y, words, fontsize=8, va="center")
     return fig
 
-# %% ../nbs/library/check.ipynb #65d22256
+# %% ../nbs/library/check.ipynb #d1cffc9a
 def as_text(report: Report) -> str:
     "The report for a terminal or a file."
     counts = report.files.state.value_counts()

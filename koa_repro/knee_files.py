@@ -154,9 +154,9 @@ class KneeSet:
 FAULTS = dict(
     unlisted="a folder that cannot be listed, so that knees may be missing",
     irregular="no regular file (a pipe, a device, a link to nothing)",
-    divided="of a participant who lies in more than one of train, val and test",
     alike="with the very bytes of another knee's file",
     copied="the same picture as another file, saved anew or mirrored",
+    divided="of a participant who lies in more than one of train, val and test",
     misplaced="not in a folder {train,val,test}/{0..4}",
     misnamed="not named <participant><L|R>, so that participant or side is not known",
     unlabelled="without a grade: neither a folder nor a usable row of a table says it",
@@ -328,7 +328,7 @@ def _same_picture(images, frame) -> list[str]:
     other = digest[pairs["first"]] != digest[pairs["second"]]
     return frame.file.iloc[np.unique(pairs[other][["first", "second"]])].tolist()
 
-# %% ../nbs/library/knee_files.ipynb #9e35a4e0
+# %% ../nbs/library/knee_files.ipynb #666abe48
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
 
@@ -380,8 +380,9 @@ def _judge(found, images, frame, table, grades, divided) -> dict:
         listed = table[table.kl.isin(grades) & table.file.str.startswith(found.within)]
         _compare(frame, listed, faults)
     if not divided:
-        parts = frame.groupby("participant").split.transform("nunique")
-        faults["divided"] = frame.file[parts > 1].tolist()
+        known = frame[frame.side != ""]  # else it is not known whose knee it is
+        parts = known.groupby("participant").split.transform("nunique")
+        faults["divided"] = known.file[parts > 1].tolist()
     read = frame.wrong.isna()
     faults["alike"] = frame.file[read & frame.sha256.duplicated(keep=False)].tolist()
     hashed = table is not None and table.sha256.astype(str).str.len().eq(64).all()

@@ -6,7 +6,7 @@
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'AUTOMATIC', 'PICTURES', 'walk', 'split_of', 'grade_of',
            'person_and_side', 'person', 'headed', 'is_picture', 'Listing', 'look', 'gaps']
 
-# %% ../nbs/library/layouts.ipynb #da66ab41
+# %% ../nbs/library/layouts.ipynb #98fb0642
 import csv
 import os
 import re
@@ -21,7 +21,7 @@ import pandas as pd
 
 from .splits import GRADES, SPLITS
 
-# %% ../nbs/library/layouts.ipynb #e1b44973
+# %% ../nbs/library/layouts.ipynb #5bf9aef4
 LITTER = "left by an operating system or an archive program"
 NO_PICTURE = "no radiograph, by its name and its first bytes"
 LINKED = "another way into a folder that is listed already, or that holds this one"
@@ -48,7 +48,14 @@ def walk(
     above = [os.stat(p) for p in (source, *source.resolve().parents)]
     seen, links, queue = {(s.st_dev, s.st_ino) for s in above}, [], [Path()]
     while queue or links:
-        here = queue.pop() if queue else links.pop(0)
+        if queue:  # real folders come before links to them
+            here = queue.pop()
+        else:
+            here, identity = links.pop(0)
+            if identity in seen:
+                left[here.as_posix()] = LINKED
+                continue
+            seen.add(identity)
         try:
             with os.scandir(source / here) as found:
                 entries = sorted(found, key=lambda e: e.name)
@@ -65,34 +72,21 @@ def walk(
             except OSError:
                 faults["irregular"].append(path.as_posix())
                 continue
+            identity = info.st_dev, info.st_ino
             if stat.S_ISREG(info.st_mode):
                 files.append(path)
             elif not stat.S_ISDIR(info.st_mode):
                 faults["irregular"].append(path.as_posix())
             elif entry.is_symlink():
-                links.append(path)
+                links.append((path, identity))
+            elif identity in seen:  # under a link, by another way
+                left[path.as_posix()] = LINKED
             else:
-                seen.add((info.st_dev, info.st_ino))
+                seen.add(identity)
                 queue.append(path)
-        if not queue:
-            links, again = _first_ways(source, links, seen)
-            left |= again
     return sorted(files, key=Path.as_posix), left, faults
 
-
-def _first_ways(source, links, seen):
-    "Links to folders that are not listed yet; and the others, with the reason."
-    fresh, again = [], {}
-    for path in links:
-        info = os.stat(source / path)
-        if (info.st_dev, info.st_ino) in seen:
-            again[path.as_posix()] = LINKED
-        else:
-            seen.add((info.st_dev, info.st_ino))
-            fresh.append(path)
-    return fresh, again
-
-# %% ../nbs/library/layouts.ipynb #276a128d
+# %% ../nbs/library/layouts.ipynb #69b62406
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -147,7 +141,7 @@ def person(name: str) -> str:
     text = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
     return re.sub(r"(?<!\d)0+(?=\d)", "", text)
 
-# %% ../nbs/library/layouts.ipynb #94d971ea
+# %% ../nbs/library/layouts.ipynb #80bf3299
 _HEADS = dict(
     file=("file", "filename", "file_name", "image", "image_name", "img", "path", "filepath"),
     participant=("participant", "patient", "patient_id", "patientid", "subject", "id", "person"),
@@ -200,10 +194,13 @@ def _row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split
     kl = pd.to_numeric(str(row.kl).split(":")[0], errors="coerce")
     if kl not in GRADES:
         return who, _SIDES[side], -1, "", "without a whole grade from 0 to 4 in the table"
-    split = split_of(str(getattr(row, "split", "")).strip()) or ""
+    part = str(getattr(row, "split", "")).strip()
+    split = "" if part in ("", "nan", "None") else split_of(part)
+    if split is None:
+        return who, _SIDES[side], int(kl), "", "without a split train, val or test in the table"
     return who, _SIDES[side], int(kl), split, ""
 
-# %% ../nbs/library/layouts.ipynb #3404b31c
+# %% ../nbs/library/layouts.ipynb #5a4d40a5
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 _FIRST_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
@@ -273,7 +270,7 @@ def _bases(pictures: Iterable[Path], of) -> list[PurePosixPath]:
             found.add(PurePosixPath(*parts[:at]))
     return sorted(found)
 
-# %% ../nbs/library/layouts.ipynb #6c865cc3
+# %% ../nbs/library/layouts.ipynb #66939aad
 def _place(path, base, splits, inside) -> tuple[int, str] | None:  # grade, split
     "What a picture's folders say; None where they do not fit the layout."
     try:
@@ -320,7 +317,7 @@ def look(
 
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
-# %% ../nbs/library/layouts.ipynb #4f936c97
+# %% ../nbs/library/layouts.ipynb #97e12a61
 def _listed(root, within, pictures, left, faults, labels) -> Listing:
     bases, splits = _bases(pictures, split_of), True
     if not bases:
@@ -374,7 +371,7 @@ def _flat(root, pictures, left, faults, labels) -> Listing:
         return _finished(found)
     return _labelled(found, labels)
 
-# %% ../nbs/library/layouts.ipynb #0bee1ea1
+# %% ../nbs/library/layouts.ipynb #20cc154d
 def _labelled(found: Listing, labels) -> Listing:
     "Give each picture what its row of the table says."
     table = headed(labels)
@@ -437,7 +434,7 @@ def _finished(found: Listing) -> Listing:
     found.faults["repeated"] = usable.file[twice].tolist()
     return found
 
-# %% ../nbs/library/layouts.ipynb #4417585b
+# %% ../nbs/library/layouts.ipynb #9aeb6ec1
 def gaps(
     frame: pd.DataFrame,  # of a listing
     grades: Iterable[int] = GRADES,

@@ -16,6 +16,7 @@ from test_layouts import KNEES, NAMES, tree
 
 from koa_repro.check import as_page, as_text, contact_sheet, examine, find, write_report
 from koa_repro.data import load_knees
+from koa_repro.layouts import ABOUT, look
 from koa_repro.letters import side_letters
 from koa_repro.paths import repository
 from koa_repro.privacy import code
@@ -196,6 +197,48 @@ def test_the_real_film_is_mirrored():
     assert (seen.letter, seen.mirrored) == ("R", True)
 
 
+def test_the_automatic_cuts_are_half_the_test_participants():
+    source = repository().parent / "shared/data/auto_test"
+    if not source.is_dir():
+        pytest.skip("the automatic cuts are not here")
+    found = look(source)
+    assert len(found.frame) == 753 and set(found.frame.split) == {"test"}
+    assert not any(found.faults.values()) and list(found.left.values()) == [ABOUT]
+    report = examine(source / "4")  # the smallest grade
+    assert report.clean and states(report) == {"used": 25}
+
+
+def test_the_kaggle_copy_is_the_published_set(knees_folder, tmp_path):
+    automatic = knees_folder.parent / "auto_test"
+    if not automatic.is_dir():
+        pytest.skip("the automatic cuts are not here")
+    root = tmp_path / "archive" / "kl224"
+    root.mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        os.symlink(knees_folder / split, root / split)
+    os.symlink(automatic, root / "auto_test")
+    found = look(tmp_path)
+    assert len(found.frame) == 8260 + 753 and not any(found.faults.values())
+    with pytest.warns(UserWarning, match="753 files left out"):
+        knees = load_knees(tmp_path, (4,))  # read, and compared with the manifest
+    assert len(knees) == 251 and knees.name == "kl224"
+    assert knees.fingerprint == load_knees(knees_folder, (4,)).fingerprint
+
+
+def test_the_second_cohort_holds_films_and_copies(tmp_path):
+    films = repository().parent / "shared/data/gp/films"
+    if not films.is_dir():
+        pytest.skip("the films are not here")
+    listed = pd.read_csv(films.parent / "gp.csv")
+    twice = listed[listed.sha256.duplicated(keep=False)].sort_values("sha256").file[:4]
+    (tmp_path / "films").mkdir()
+    for file in twice:
+        shutil.copy(films.parent / file, tmp_path / file)
+    report = examine(tmp_path)
+    assert states(report) == {"in the way": 4}
+    assert report.pairs.how.tolist() == ["equal bytes"] * 2
+
+
 # --- names
 
 PLANTED = ["Lovelace", "19151210", "MRN-48151", "St-Elsewhere", "0042-1337"]
@@ -287,7 +330,8 @@ def test_a_code_is_found_again(named):
     at = report.files.file[report.files.file.str.endswith(".jpg")].iloc[0]
     assert find(named, at) == ["test/0/St-Elsewhere_R.jpg"]
     assert find(named, code("St-Elsewhere")) == ["test/0/St-Elsewhere_R.jpg"]
-    assert find(named, "000000000000") == []
+    assert find(named, f"test/0/{code('St-Elsewhere')}R.png") == ["test/0/St-Elsewhere_R.jpg"]
+    assert find(named, "000000000000") == find(named, "no code") == []
     assert "Lovelace" in "".join(examine(named, names=True).files.file)
 
 

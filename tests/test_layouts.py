@@ -165,6 +165,9 @@ def test_a_flat_folder_with_a_table(tmp_path):
     shutil.copy(root / "labels.csv", root / "more.csv")
     with pytest.raises(ValueError, match="2 tables"):
         load(root)
+    (root / "more.csv").unlink()
+    labels(split=["train", "train", "test", "later"]).to_csv(root / "labels.csv", index=False)
+    assert refused(root).unlabelled == ["2L.png"]
 
 
 def test_the_table_keeps_zeros_and_its_rows_are_judged(tmp_path):
@@ -245,6 +248,14 @@ def test_links_in_circles_end(plain):
     other.mkdir()
     os.symlink(plain / "train", other / "train")  # a link is a way in like another
     assert len(scan(other)[0]) == 2
+    for split in ("val", "test"):
+        os.symlink(plain / split, other / split)
+    assert len(scan(other)[0]) == 6
+    os.symlink(plain, other / "whole")  # every folder in it is listed already
+    assert look(other).left == {
+        **{link: LINKED for link in ("train/again", "val/again", "val/0/x")},
+        **{f"whole/{split}": LINKED for split in ("train", "val", "test")},
+    }
 
 
 def test_what_is_no_regular_file_is_told_without_opening(plain):
@@ -308,7 +319,7 @@ def test_files_without_a_side_are_compared_all_the_same(tmp_path):
     for file in (root / "train").rglob("*.png"):
         shutil.copy(file, root / "test" / file.relative_to(root / "train"))
     e = refused(root)
-    assert len(e.alike) == len(e.misnamed) == 8
+    assert len(e.alike) == len(e.misnamed) == 8 and not e.divided  # whose they are is not known
 
 
 def test_a_manifest_with_hashes_vouches_for_copies(plain):
