@@ -197,6 +197,18 @@ def test_the_real_film_is_mirrored():
     assert (seen.letter, seen.mirrored) == ("R", True)
 
 
+@pytest.mark.parametrize("names", [None, True])
+def test_names_that_are_no_text_are_told(plain, tmp_path, names):
+    for name, data in ((b"/train/0/p\xff1L.png", (plain / NAMES[0]).read_bytes()), (b"/\xfe", b"")):
+        with open(bytes(plain) + name, "wb") as file:
+            file.write(data)
+    report = examine(plain, names=names)
+    write_report(report, tmp_path / "out")
+    assert states(report) == {"used": 6, "in the way": 1, "left out": 1}
+    if names:
+        assert {"train/0/p\\udcff1L.png", "\\udcfe"} <= set(report.files.file)
+
+
 def test_the_automatic_cuts_are_half_the_test_participants():
     source = repository().parent / "shared/data/auto_test"
     if not source.is_dir():

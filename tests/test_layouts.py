@@ -181,7 +181,11 @@ def test_the_table_keeps_zeros_and_its_rows_are_judged(tmp_path):
     assert set(found.frame.participant[:2]) == {"007"}
     assert sorted(found.faults["unlabelled"]) == ["2L.png", "2R.png", "3R.png", "4R.png"]
     assert found.faults["missing"] == ["gone.png"] and len(set(found.reasons.values())) == 4
-    assert set(refused(root, split="participant").missing) == {"gone.png"}
+    e = refused(root, split="participant")
+    assert e.missing == ["gone.png"] and e.unlabelled == ["2L.png", "2R.png", "3R.png", "4R.png"]
+    assert set(found.reasons) == set(e.unlabelled) and all(w in str(e) for w in e.reasons.values())
+    labels(kl="none").to_csv(root / "labels.csv", index=False)
+    assert refused(root).unlabelled == sorted([*FLAT, "3R.png", "4R.png"])
 
 
 def test_hashes_of_a_table_are_compared(tmp_path):
