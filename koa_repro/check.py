@@ -320,7 +320,7 @@ def _sights(frame) -> list[str]:
             said.append("MIRRORED? Sides seem swapped throughout, or all pictures mirrored.")
     return said
 
-# %% ../nbs/library/check.ipynb #3e035daa
+# %% ../nbs/library/check.ipynb #1380de50
 def _sheet(frame, files, pairs, columns=8) -> dict:
     "Pictures for the contact sheet: some of each grade, and those that deserve a look."
     sheet, rng = {}, np.random.default_rng(0)
@@ -338,13 +338,13 @@ def _sheet(frame, files, pairs, columns=8) -> dict:
         some = np.sort(rng.choice(of, min(columns, len(of)), replace=False))
         add(f"KL-{kl}" if kl >= 0 else "without a grade", some, where)
     knees = frame[whole]
-    short = lambda i: Path(files.file[i]).name[:16]
+    short = lambda i: Path(files.file[i]).stem[:12]
     add("negatives", knees.index[knees.inverted.astype(bool)][:columns], short)
     faint = knees.polarity.abs().sort_values()
     add("polarity in doubt", faint.index[faint < _FAINT][:columns], short)
     grave = pairs[pairs["where"].map(_grave).astype(bool)][: columns // 2]
     for_pairs = [int(i) for pair in grave.itertuples() for i in (pair.first, pair.second)]
-    add("same picture twice", for_pairs, lambda i: f"{frame.split[i]} {short(i)}"[:20])
+    add("same picture twice", for_pairs, lambda i: f"{frame.split[i]} {short(i)}")
     backwards = frame.letters.map(lambda found: any(l.mirrored for l in found))
     add("letters back to front", frame.index[backwards][:columns], short)
     add("no single knee", frame.index[(frame.wrong != "") & frame.small.notna()][:columns], short)

@@ -328,7 +328,7 @@ def _same_picture(images, frame) -> list[str]:
     other = digest[pairs["first"]] != digest[pairs["second"]]
     return frame.file.iloc[np.unique(pairs[other][["first", "second"]])].tolist()
 
-# %% ../nbs/library/knee_files.ipynb #666abe48
+# %% ../nbs/library/knee_files.ipynb #a505b188
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
 
@@ -338,9 +338,8 @@ def _looked(source, table) -> Listing:
     if len(found.sets) > 1:
         named = ", ".join(found.sets)
         raise FileNotFoundError(f"{source} holds {len(found.sets)} sets ({named}): give one.")
-    if (found.frame.kl < 0).all() and not any(
-        files for kind, files in found.faults.items() if kind not in ("unlabelled", "misnamed")
-    ):
+    other = any(f for k, f in found.faults.items() if k not in ("unlabelled", "misnamed"))
+    if (found.frame.kl < 0).all() and not other and not found.reasons:
         raise FileNotFoundError(f"{source} holds no graded pictures of knees: {_HINT}.")
     auto = found.frame.split == "auto_test"
     found.left.update(dict.fromkeys(found.frame.file[auto], AUTOMATIC))
@@ -367,9 +366,8 @@ def _judge(found, images, frame, table, grades, divided) -> dict:
     "The faults of a folder that was read."
     faults = {kind: list(files) for kind, files in found.faults.items()}
     sided = set(frame.file[frame.side != ""])  # by its own tag, where its name does not say
-    opened = set(frame.file)
+    apart = set(found.frame.file[(found.frame.kl >= 0) & ~found.frame.kl.isin(grades)])
     for kind in ("misnamed", "unlabelled", "repeated"):
-        apart = set(found.frame.file) - opened  # of other grades
         faults[kind] = [f for f in faults.get(kind, []) if f not in apart]
     faults["misnamed"] = [f for f in faults["misnamed"] if f not in sided]
     if found.hashes:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'AUTOMATIC', 'PICTURES', 'walk', 'split_of', 'grade_of',
-           'person_and_side', 'person', 'headed', 'is_picture', 'Listing', 'look', 'gaps']
+           'person_and_side', 'person', 'headed', 'is_picture', 'readable', 'Listing', 'look', 'gaps']
 
 # %% ../nbs/library/layouts.ipynb #98fb0642
 import csv
@@ -200,7 +200,7 @@ def _row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split
         return who, _SIDES[side], int(kl), "", "without a split train, val or test in the table"
     return who, _SIDES[side], int(kl), split, ""
 
-# %% ../nbs/library/layouts.ipynb #5a4d40a5
+# %% ../nbs/library/layouts.ipynb #103e876b
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 _FIRST_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
@@ -217,6 +217,18 @@ def is_picture(
     except OSError:
         return False
     return start.startswith(_FIRST_BYTES) or start[128:] == b"DICM"
+
+
+def readable(name: str) -> str:
+    "A file's name as text, where its bytes are none."
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _named(pictures, faults) -> list[Path]:
+    "Pictures whose names are text; the others are faults."
+    found = [p for p in pictures if readable(p.as_posix()) == p.as_posix()]
+    faults["misnamed"] += [readable(p.as_posix()) for p in pictures if p not in set(found)]
+    return found
 
 
 @dataclass
@@ -270,7 +282,7 @@ def _bases(pictures: Iterable[Path], of) -> list[PurePosixPath]:
             found.add(PurePosixPath(*parts[:at]))
     return sorted(found)
 
-# %% ../nbs/library/layouts.ipynb #66939aad
+# %% ../nbs/library/layouts.ipynb #4b2665aa
 def _place(path, base, splits, inside) -> tuple[int, str] | None:  # grade, split
     "What a picture's folders say; None where they do not fit the layout."
     try:
@@ -306,6 +318,8 @@ def look(
         else:
             about = len(file.parts) == 1 and file.stem in ("README", "LICENSE")
             left[file.as_posix()] = ABOUT if about else NO_PICTURE
+    left = {readable(f): why for f, why in left.items()}
+    faults = defaultdict(list, {k: [*map(readable, v)] for k, v in faults.items()})
     root, within = _up(source, pictures)
     if within:
         inner = lambda text: f"{within}/{text}"
@@ -317,7 +331,7 @@ def look(
 
 _HINT = "give the folder that holds train, val and test, or one of pictures with a table"
 
-# %% ../nbs/library/layouts.ipynb #97e12a61
+# %% ../nbs/library/layouts.ipynb #6d7d86a3
 def _listed(root, within, pictures, left, faults, labels) -> Listing:
     bases, splits = _bases(pictures, split_of), True
     if not bases:
@@ -335,11 +349,8 @@ def _listed(root, within, pictures, left, faults, labels) -> Listing:
     if splits and labels is None and not any(len(p.parts) > 2 for p in pictures):
         labels = _label_table(root, left)
     rows, graded = [], labels is not None
-    for path in pictures:
+    for path in _named(pictures, faults):
         name = path.as_posix()
-        if name.encode("utf-8", "replace").decode() != name:
-            faults["misnamed"].append(name.encode("utf-8", "backslashreplace").decode())
-            continue
         base = next((b for b in bases if path.is_relative_to(b)), None)
         place = base is not None and _place(path, base, splits, graded)
         if not place:
@@ -360,7 +371,7 @@ def _flat(root, pictures, left, faults, labels) -> Listing:
     "A folder without grades in its names: a table says what each picture is."
     labels = _label_table(root, left) if labels is None else labels
     rows = []
-    for path in pictures:
+    for path in _named(pictures, faults):
         who = person_and_side(path.stem) or (path.stem, "")
         rows.append((path.as_posix(), *who, -1, "", ""))
     frame = pd.DataFrame(rows, columns=_COLUMNS)
