@@ -18,12 +18,15 @@ import pandas as pd
 
 from .paths import manifests, repository
 
-# %% ../nbs/library/privacy.ipynb #1f66f2f7
+# %% ../nbs/library/privacy.ipynb #6e761b00
 def _key_file() -> Path:
     "Where the key lies. Raises `ValueError` where that is inside the repository."
-    told = os.environ.get("KOA_KEY")
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    file = Path(told).expanduser() if told else config / "koa-repro" / "key"
+    told, config = os.environ.get("KOA_KEY"), os.environ.get("XDG_CONFIG_HOME")
+    try:
+        home = Path(config) if config else Path.home() / ".config"
+    except RuntimeError:  # a user without a home
+        home = Path(os.devnull)  # where nothing can be written
+    file = Path(told).expanduser() if told else home / "koa-repro" / "key"
     try:
         inside = file.resolve().is_relative_to(repository())
     except FileNotFoundError:
@@ -33,27 +36,34 @@ def _key_file() -> Path:
     return file
 
 
+def _make_key(file: Path):
+    "Write a new key, whole, and never over another process's."
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+        f.write(secrets.token_bytes(32))
+    try:
+        os.link(fresh, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without links
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 @cache
 def _key_of(file: Path) -> bytes:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-            f.write(secrets.token_bytes(32))
-        try:
-            os.link(fresh, file)  # whole, and never over another process's key
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    except OSError:
         if not file.is_file():
-            warnings.warn(
-                "The key of codes cannot be stored, so codes differ from run to run: "
-                "set $KOA_KEY to a file that can be written.",
-                stacklevel=4,
-            )
-            return secrets.token_bytes(32)
+            _make_key(file)
+    except OSError:
+        warnings.warn(
+            "The key of codes cannot be stored, so codes differ from run to run: "
+            "set $KOA_KEY to a file that can be written.",
+            stacklevel=4,
+        )
+        return secrets.token_bytes(32)
     key = file.read_bytes()
     if len(key) < 16:
         raise ValueError("The key of codes is shorter than 16 bytes: remove the file $KOA_KEY.")

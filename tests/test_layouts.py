@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -378,6 +379,23 @@ def test_the_key_stays_outside_the_repository(tmp_path, monkeypatch):
     assert code("a") == first != code("b") and code("a", "file") != first
     monkeypatch.setenv("KOA_KEY", str(tmp_path / "other"))
     assert code("a") != first
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("KOA_KEY", str(tmp_path / "file" / "key"))  # cannot be written
+    with pytest.warns(UserWarning, match="KOA_KEY"):
+        lost = code("a")
+    assert code("a") == lost  # as long as the program lives
+
+    def nobody():
+        raise RuntimeError
+
+    monkeypatch.delenv("KOA_KEY")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.warns(UserWarning, match="KOA_KEY"):
+        code("a")
+    monkeypatch.setattr(os, "link", lambda *_: os.stat(tmp_path / "no links here"))
+    monkeypatch.setenv("KOA_KEY", str(tmp_path / "unlinked"))
+    assert code("a") == code("a") and [p.name for p in tmp_path.glob("*unlinked*")] == ["unlinked"]
     monkeypatch.setenv("KOA_KEY", str(repository() / "build" / "key"))
     with pytest.raises(ValueError, match="repository"):
         code("a")
