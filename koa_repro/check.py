@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Report', 'examine', 'find', 'contact_sheet', 'as_text', 'as_page', 'write_report']
 
-# %% ../nbs/library/check.ipynb #ed107784
+# %% ../nbs/library/check.ipynb #785bb5ff
 import hashlib
 import html
 import re
@@ -25,11 +25,11 @@ from .knee_files import FAULTS, corner
 from .layouts import AUTOMATIC, Listing, gaps, look, person
 from .letters import side_letters
 from .paths import write_whole
-from .privacy import code, published
+from .privacy import code, plain, published
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
 from .splits import SPLITS
 
-# %% ../nbs/library/check.ipynb #3149031a
+# %% ../nbs/library/check.ipynb #eaea648e
 _SMALL = 100  # pixels a side of the copy that is kept of each knee
 _FAINT = 0.25  # correlation with the mean knee below which its polarity is called doubtful
 
@@ -54,7 +54,7 @@ def _examined(path: Path) -> dict:
         found |= dict(polarity=float(polarity(grey)), inverted=inverted, small=small)
         found["corner"] = float(corner(roi[None], np.array(["R"]))[0])
     except UnreadableRadiograph as e:
-        found["wrong"] = str(e)
+        found["wrong"] = plain(str(e))
     except OSError as e:
         found["wrong"] = f"cannot be opened ({e.strerror or type(e).__name__})"
     except Exception as e:  # one bad file never stops the rest

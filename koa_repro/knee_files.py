@@ -23,7 +23,7 @@ from .duplicates import copies, texture
 from .layouts import ABOUT, AUTOMATIC, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
-from .privacy import code
+from .privacy import code, plain
 from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
 from .splits import GRADES, SPLITS, whole_grades
 
@@ -194,7 +194,7 @@ class KneeFilesError(ValueError):
         "The same with codes for files' names, for what is logged or reported."
         name = lambda file: code(file, "file")
         faults = {kind: [name(f) for f in getattr(self, kind)] for kind in FAULTS}
-        reasons = {name(f): why for f, why in self.reasons.items()}
+        reasons = {name(f): plain(why) for f, why in self.reasons.items()}
         told = "the folder given (names are coded: `koa check FOLDER --find CODE` finds a file)"
         return KneeFilesError(told, faults, reasons)
 

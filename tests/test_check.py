@@ -312,6 +312,18 @@ def test_no_name_in_any_file_of_a_report(named, tmp_path, capsys):
     assert not any(w in said.out + said.err for w in PLANTED)
 
 
+def test_a_tag_that_a_reason_quotes_is_not_told(named, tmp_path):
+    file = named / "train/0/0-1L.dcm"
+    dicom(file, KNEES[18], kind="Lovelace^Ada", bits=8)
+    report = examine(named)
+    write_report(report, tmp_path / "out")
+    assert planted_in(tmp_path / "out") == [] and not report.clean
+    with pytest.raises(ValueError) as e:
+        load_knees(named, manifest=None)
+    assert e.value.unreadable == ["train/0/0-1L.dcm"]
+    assert not any(word in str(e.value.coded()) for word in PLANTED)
+
+
 def test_no_name_in_any_file_of_a_study(named, tmp_path):
     "The store and a table of its runs, from a folder of named patients."
     from koa_repro.results import save_table
