@@ -16,9 +16,11 @@ from .knee_files import KneeSet as KneeSet
 from .knee_files import fingerprint as fingerprint
 from .knee_files import read_folder
 from .knee_files import real_knees as real_knees
+from .knee_files import scan as scan
 from .patches import ROI as ROI
 from .patches import cut_patches as cut_patches
 from .paths import manifests
+from .privacy import coded, published
 from .radiographs import polarity as polarity
 from .radiographs import read_radiograph as read_radiograph
 from .splits import GRADES as GRADES
@@ -41,17 +43,21 @@ def example_knees() -> KneeSet:
 
 # %% ../nbs/library/data.ipynb #57ac5927
 def load_knees(
-    source: str | Path,  # folder {train,val,test}/{0..4}/<participant><L|R>.png (.jpg, .tif, .dcm)
+    source: str | Path,  # folder {train,val,test}/{0..4}/<participant><L|R>.png, or see layouts
     grades: Iterable[int] = (0, 2),  # only these grades' files are opened
     split: str = "official",  # the folders; "knee" or "participant": see `assign_splits`
     seed: int = 0,  # of the split
     manifest: str | Path | pd.DataFrame | None = "auto",  # "auto": by the folder's name; None: none
     progress: bool | None = None,  # a bar; None: only on a terminal
+    names: bool | None = None,  # keep names of participants and files; None: of the published only
 ) -> KneeSet:
     "A folder of knees, 300 x 300, bone bright. Raises `KneeFilesError` with every fault at once."
     if split not in ("official", "knee", "participant"):
         raise ValueError(f"split is {split!r}: use 'official', 'knee' or 'participant'.")
     knees = read_folder(source, grades, manifest, split != "official", progress)
+    if not (all(published(knees.frame())) if names is None else names):
+        file, participant = coded(knees.frame())
+        knees = replace(knees, file=file, participant=participant, name="private")
     if split == "official":
         return knees
     part = assign_splits(knees.kl, knees.participant, split, seed, knees.side)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from .data import KneeSet, assign_splits, load_knees, real_knees
+from .knee_files import KneeFilesError
 from .paths import manifests
 from .phantom import make_knees
 
@@ -53,7 +54,10 @@ def _published(data, grades, split, count):
 
 
 def _folder(data, grades, split, count):
-    return load_knees(Path(data).expanduser(), grades, split)
+    try:
+        return load_knees(Path(data).expanduser(), grades, split)
+    except KneeFilesError as e:  # what a study says is kept in its notebooks and its report
+        raise e.coded() from None
 
 
 DATA_SETS: dict[str, DataSet] = {

@@ -1,8 +1,10 @@
 import os
 import pathlib
+import tempfile
 
 import pytest
 
+os.environ.setdefault("KOA_KEY", str(pathlib.Path(tempfile.mkdtemp(prefix="koa-key")) / "key"))
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
