@@ -80,7 +80,8 @@ def _parse(data):  # -> Dataset
     plain = inflate.decompress(data[stream.tell() :], LARGEST_FILE)
     if inflate.unconsumed_tail:
         raise UnreadableRadiograph("inflates to more than any radiograph; export it uncompressed")
-    dataset = read_dataset(io.BytesIO(plain), False, True, specific_tags=_TAGS)
+    tags = [pydicom.tag.Tag(keyword) for keyword in _TAGS]
+    dataset = read_dataset(io.BytesIO(plain), False, True, specific_tags=tags)
     dataset = pydicom.FileDataset(None, dataset, is_implicit_VR=False, is_little_endian=True)
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -233,8 +234,9 @@ def _used_bits(stored, bits):  # -> values, bits
     masked = (stored << room) >> room
     if (masked == stored).all():
         return stored, bits
-    rough = [np.abs(np.diff(x[::3].astype(np.int64), axis=1)).mean() for x in (stored, masked)]
-    return (masked, bits) if rough[1] <= rough[0] else (stored, 8 * stored.itemsize)
+    rows = [x[::3].astype(np.float32) for x in (stored, masked)]
+    rough = [np.abs(np.diff(x, axis=1)).mean() / max(x.std(), 1) for x in rows]
+    return (masked, bits) if rough[1] <= 1.25 * rough[0] else (stored, 8 * stored.itemsize)
 
 # %% ../nbs/library/dicom.ipynb #a396fb6a
 def _padding(dataset, stored):  # (H, W) bool

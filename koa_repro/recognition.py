@@ -74,8 +74,9 @@ def coarse(
     area: np.ndarray,  # (100, 100) bool, from `picture_area`
 ) -> tuple[np.ndarray, np.ndarray]:  # mean rank in [0, 1] and weight in [0, 1], (10, 10) each
     "A picture without its exposure and its detail."
-    counts = np.bincount(small[area].astype(int), minlength=256)
-    ranks = ((counts.cumsum() - counts / 2) / max(counts.sum(), 1))[small.astype(int)]
+    levels = np.rint(small).astype(int)
+    counts = np.bincount(levels[area], minlength=256)
+    ranks = ((counts.cumsum() - counts / 2) / max(counts.sum(), 1))[levels]
     split = lambda x: x.reshape(CELLS, EDGE // CELLS, CELLS, EDGE // CELLS).mean((1, 3))
     weight = split(area.astype(float))
     return split(ranks * area) / np.maximum(weight, 1e-9), np.where(weight >= 0.2, weight, 0)
@@ -172,7 +173,8 @@ def measures(
     `turned`, `right`, `down`, `magnified`: gain of a template changed that way, and `turned_by`
     and so on: by how much (degrees, tenths of the picture, factor). `two`: gain of two knees.
     `covered`: share of strips and boxes. `contrast`: 5th to 95th percentile, of 255. `clipped`:
-    share of black and white. `metal`: share far brighter than the rest. `sharp`: of sharp edges."""
+    share of black and white. `metal`: share that
+    lies two interquartile ranges above the upper quartile. `sharp`: of sharp edges."""
     small, area, cells = _cells(grey)
     quarters = correlation(*cells, np.stack([np.rot90(TEMPLATE, k) for k in range(4)]))
     sign, fits = (-1 if quarters[0] <= -SURE else 1), np.abs(quarters)
@@ -183,14 +185,14 @@ def measures(
         found[change] = fits.max() - sign * quarters[0]
         found[change + "_by"] = amounts[fits.argmax()]
     inside = small[area] if area.any() else np.zeros(1)
-    low, dark, bright, high = np.percentile(inside, (5, 10, 90, 95))
+    low, dark, bright, high = np.percentile(inside, (5, 25, 75, 95))
     edges = np.hypot(*np.gradient(small))[ndimage.binary_erosion(area, iterations=3)]
     pixels = grey[::3, ::3] * (1 if grey.dtype == np.uint8 else 255)
     found |= dict(
         covered=1 - area.mean(),
         contrast=high - low,
         clipped=((pixels < 0.5) | (pixels > 254.5)).mean(),
-        metal=(inside > bright + (bright - dark) / 2).mean(),
+        metal=(inside > bright + 2 * (bright - dark)).mean(),
         sharp=(edges > 40).mean() if edges.size else 0,
     )
     found["two"] = 0.0 if found["metal"] > 0.02 else _two(grey, area, cells)
@@ -200,7 +202,7 @@ def measures(
 LIMITS = dict(  # measure -> limit, and what to say beyond it
     contrast=(16, "shows nothing: its contrast is {:.0f} of 255 grey levels"),
     two=(0.05, "looks like two knees; crop it to one, centred on the joint"),
-    quarter_gain=(0.09, "looks turned by {quarter_degrees:.0f} degrees; turn it upright"),
+    quarter_gain=(0.1, "looks turned by {quarter_degrees:.0f} degrees; turn it upright"),
     covered=(0.24, "is covered by strips or boxes ({:.0%} of it); crop it to the film"),
     turned=(0.27, "looks turned by about {turned_by:.0f} degrees; turn it upright"),
     right=(0.54, "looks cut off or off centre to one side; centre it on the joint"),
