@@ -58,7 +58,7 @@ class Radiograph:
     image: np.ndarray  # (H, W) float32 in [0, 1], bone bright
     spacing: tuple[float, float] | None  # mm per pixel, (row, column), where the file says
     side: str | None  # "L" or "R" where the file says
-    inverted: bool  # bone was dark in the file, and has been put right
+    inverted: bool  # bone was dark as the file would be shown, and has been put right
 
 
 def _grey(picture) -> np.ndarray:  # (H, W), uint8, or float32 in [0, 1]
@@ -105,12 +105,7 @@ def decode(
     polarity of the file's own tags. Raises `UnreadableRadiograph`."""
     try:
         if is_dicom(data):
-            found = read_dicom(data, roi)
-            if roi and polarity(found[0]) <= -SURE:
-                raise UnreadableRadiograph(
-                    "shows bone dark, but its tags say bright; correct PhotometricInterpretation"
-                )
-            return found
+            return read_dicom(data, roi)
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
             return _grey(picture), None, None
     except UnreadableRadiograph:

@@ -421,10 +421,17 @@ def test_body_parts_that_hospitals_write():
         assert off(grey(BodyPartExamined=part, Modality="CR", ViewPosition="AP")) < 0.6
 
 
-def test_tags_are_believed():
-    "A picture that is sure to be a negative is refused, not turned; on a film nothing is."
-    refused(written(dataset(4095 - TWELVE)))
-    assert off(1 - decode(written(dataset(4095 - TWELVE)), roi=False)[0]) < 0.6
+def test_tags_are_believed_unless_the_picture_is_sure(tmp_path):
+    (tmp_path / "x.dcm").write_bytes(written(dataset(4095 - TWELVE)))
+    read = read_radiograph(tmp_path / "x.dcm")
+    assert read.inverted and off(read.image) < 0.6
+    read = read_radiograph(tmp_path / "x.dcm", roi=False)  # a film is shown as its tags say
+    assert not read.inverted and off(1 - read.image) < 0.6
+    faint = (TWELVE // 8 + np.linspace(3000, 0, 224)).astype(int)  # the knee is hardly there
+    for kind in ("MONOCHROME1", "MONOCHROME2"):
+        data = written(dataset(faint, kind))
+        assert abs(polarity(decode(data)[0])) < SURE
+        assert not knee_roi(decode(data)[0])[1]
 
 
 def test_identity_stays_in_the_file(tmp_path):
