@@ -89,60 +89,6 @@ def faults(folder, **options):
 # --- one radiograph
 
 
-def test_formats_agree(tmp_path):
-    grey = picture()
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    Image.fromarray(np.round(grey / 255 * 4095).astype(np.uint16)).save(
-        tmp_path / "twelve_in_sixteen.tif"
-    )
-    Image.fromarray(grey).convert("RGB").save(tmp_path / "rgb.png")
-    Image.fromarray(grey).convert("RGBA").save(tmp_path / "rgba.png")
-    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
-    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
-    for bits in (8, 10, 12, 14, 16):
-        dicom(tmp_path / f"{bits}.dcm", np.round(grey / 255 * (2**bits - 1)), bits=bits)
-    dicom(tmp_path / "one.dcm", 255 - grey, "MONOCHROME1", 8)
-    dicom(tmp_path / "rescaled.dcm", grey, bits=8, RescaleSlope=4, RescaleIntercept=-1024)
-    dicom(tmp_path / "negative.dcm", 255 - grey, bits=8, RescaleSlope=-1, RescaleIntercept=255)
-    dicom(tmp_path / "signed.dcm", grey.astype(int) * 16 - 2048, PixelRepresentation=1)
-    for path in sorted(tmp_path.iterdir()):
-        read = read_radiograph(path)
-        assert (
-            read.image.dtype == np.float32 and read.image.shape == grey.shape and not read.inverted
-        ), path.name
-        step = (
-            16 / 4095 if path.name == "signed.dcm" else 0.5 / 255
-        )  # 12 bits filled in steps of 16; else well below a grey level
-        assert np.abs(read.image - grey / 255).max() <= step, path.name
-
-
-def test_depth_is_what_the_pixels_fill(tmp_path):
-    "12 bits in a 16-bit file are not nearly black; a TIFF whose zero is white is not turned over."
-    twelve = np.round(picture() / 255 * 4095)
-    for name, tags in dict(
-        plain={}, one=dict(kind="MONOCHROME1"), signed=dict(PixelRepresentation=1)
-    ).items():
-        dicom(
-            tmp_path / f"{name}12.dcm",
-            twelve - 2048 if name == "signed" else twelve,
-            **{"bits": 12, **tags},
-        )
-        dicom(
-            tmp_path / f"{name}16.dcm",
-            twelve - 2048 if name == "signed" else twelve,
-            **{"bits": 16, **tags},
-        )
-        np.testing.assert_array_equal(
-            *(read_radiograph(tmp_path / f"{name}{bits}.dcm").image for bits in (12, 16))
-        )
-    deep = picture().astype(np.uint16) * 257
-    for kind, stored in ((0, 65535 - deep), (1, deep)):
-        Image.fromarray(stored).save(tmp_path / f"{kind}.tif", tiffinfo={262: kind})
-    a, b = (read_radiograph(tmp_path / f"{kind}.tif", roi=False).image for kind in (0, 1))
-    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
-
-
 @pytest.mark.parametrize(
     "tag, value",
     [("NumberOfFrames", b"abcd"), ("RescaleSlope", b"abcd"), ("RescaleSlope", b"1\\-1 ")],
@@ -169,73 +115,6 @@ def test_a_name_that_is_no_text_is_named(folder):
     assert faults(folder).misnamed == ["train/0/p\\udcff1L.png"]
 
 
-def test_jpeg_is_near(tmp_path):
-    Image.fromarray(picture(noise=2)).save(tmp_path / "a.jpg", quality=95)
-    assert (
-        np.abs(read_radiograph(tmp_path / "a.jpg").image - picture(noise=2) / 255).mean() < 2 / 255
-    )  # lossy
-
-
-def test_spacing_and_side(tmp_path):
-    grey = picture()
-    cases = {
-        "both": (
-            dict(PixelSpacing=[0.2, 0.3], ImagerPixelSpacing=[1, 1], ImageLaterality="R"),
-            (0.2, 0.3),
-            "R",
-        ),
-        "detector": (dict(ImagerPixelSpacing=[0.1, 0.1], Laterality="L"), (0.1, 0.1), "L"),
-        "bad": (dict(PixelSpacing=[0, 0], ImageLaterality="B"), None, None),
-        "none": ({}, None, None),
-    }
-    for name, (tags, spacing, side) in cases.items():
-        dicom(tmp_path / f"{name}.dcm", grey, bits=8, **tags)
-        read = read_radiograph(tmp_path / f"{name}.dcm")
-        assert (read.spacing, read.side) == (spacing, side), name
-
-
-def test_identity_stays_in_the_file(tmp_path):
-    dicom(
-        tmp_path / "a.dcm",
-        picture(),
-        bits=8,
-        PatientName="Secret^Name",
-        PatientID="4711",
-        NumberOfFrames=2,
-    )
-    with pytest.raises(UnreadableRadiograph) as e:
-        read_radiograph(tmp_path / "a.dcm")
-    assert "Secret" not in str(e.value) and "4711" not in str(e.value) and "a.dcm" in str(e.value)
-    dicom(tmp_path / "b.dcm", picture(), bits=8, PatientName="Secret^Name", PatientID="4711")
-    assert "Secret" not in repr(read_radiograph(tmp_path / "b.dcm"))
-
-
-@pytest.mark.parametrize(
-    "tags, word",
-    [
-        (dict(NumberOfFrames=3), "multi-frame"),
-        (dict(kind="RGB", SamplesPerPixel=3), "RGB"),
-        (dict(kind="PALETTE COLOR"), "PALETTE"),
-        (dict(Rows=9999), "cannot be decoded"),
-    ],
-)
-def test_other_dicom_is_refused(tmp_path, tags, word):
-    dicom(tmp_path / "x.dcm", picture(), bits=8, **tags)
-    with pytest.raises(UnreadableRadiograph, match=word):
-        read_radiograph(tmp_path / "x.dcm")
-
-
-def test_compressed_dicom_names_its_syntax(tmp_path):
-    dicom(tmp_path / "x.dcm", picture(), bits=8)
-    stored = pydicom.dcmread(tmp_path / "x.dcm")
-    stored.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 no jpeg \xff\xd9"])
-    stored["PixelData"].VR = "OB"
-    stored.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
-    stored.save_as(tmp_path / "x.dcm")
-    with pytest.raises(UnreadableRadiograph, match=r"x\.dcm .*JPEG-LS.*uncompressed"):
-        read_radiograph(tmp_path / "x.dcm")
-
-
 def test_whole_radiograph_is_believed(tmp_path):
     wide = np.hstack([picture(0), picture(1)])
     Image.fromarray(255 - wide).save(tmp_path / "wide.png")
@@ -245,20 +124,6 @@ def test_whole_radiograph_is_believed(tmp_path):
     assert read.image.shape == wide.shape and not read.inverted
     with pytest.raises(FileNotFoundError, match="nowhere.png"):
         read_radiograph(tmp_path / "nowhere.png")
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.integers(0, 10**6),
-    st.floats(0.4, 2.5),
-    st.floats(0, 25),
-    st.sampled_from((150, 224, 299, 300, 512)),
-)
-def test_polarity_is_a_sign(seed, gamma, noise, edge):
-    grey = picture(seed, edge, noise)
-    grey = (255 * (grey / 255) ** gamma).astype(np.uint8)
-    up, down = polarity(grey), polarity(255 - grey)
-    assert up > 0 > down and abs(up + down) < 0.02  # block means are rounded to whole grey levels
 
 
 # --- a folder of knees
@@ -426,7 +291,7 @@ def test_unusable_pictures_all_at_once(folder):
         "at least 128 x 128",
         "far from square",
         "shows nothing",
-        "holds 2 pictures",
+        "holds several pictures",
         "side R inside and L",
     ):
         assert word in str(e), word
