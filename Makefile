@@ -47,7 +47,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	echo "Installing into .venv (a few minutes the first time)"
 	$(INSTALL) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(INSTALL) -e '.[reproduce,dev]'
+	$(INSTALL) -e '.[reproduce,dicom,dev]'
 	touch $(STAMP)
 
 reproduce: setup ## every table and figure, and a report (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=table3)

@@ -249,4 +249,4 @@ def _epochs(hybrid, ce) -> str:
     return f"{hybrid:.0f} epochs" if hybrid == ce else both
 
 
-LENGTH = register(Entry("length", "How long one trains", 101, length_specs, _lines, _headlines))
+LENGTH = register(Entry("length", "How long one trains", 100.5, length_specs, _lines, _headlines))
