@@ -94,7 +94,7 @@ def _test_knees(study, run):
 
 
 def _test_facts(run):
-    return run.predictions().query("split == 'test'").set_index("file")
+    return run.predictions("best").query("split == 'test'").set_index("file")  # as `Run.model`
 
 # %% ../../nbs/paper/fig6.ipynb #90a82223
 NEIGHBOURS = 15
