@@ -26,7 +26,14 @@ from .layouts import AUTOMATIC, Listing, gaps, look, person
 from .letters import side_letters
 from .paths import write_whole
 from .privacy import code, plain, published
-from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
+from koa_repro.radiographs import (
+    UnreadableRadiograph,
+    check_knee,
+    decode,
+    file_bytes,
+    knee_roi,
+    polarity,
+)
 from .splits import SPLITS
 
 # %% ../nbs/library/check.ipynb #eaea648e
@@ -39,7 +46,7 @@ def _examined(path: Path) -> dict:
     found = dict(bytes="", pixels="", width=0, height=0, side_inside="", wrong="")
     found |= dict(polarity=np.nan, inverted=False, corner=np.nan, small=None, letters=[])
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
         found["bytes"] = hashlib.sha256(data).hexdigest()
         grey, _, side = decode(data)
         height, width = grey.shape

@@ -24,7 +24,14 @@ from .layouts import ABOUT, AUTOMATIC, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
 from .privacy import code, plain
-from .radiographs import UnreadableRadiograph, check_knee, decode, knee_roi, polarity
+from koa_repro.radiographs import (
+    UnreadableRadiograph,
+    check_knee,
+    decode,
+    file_bytes,
+    knee_roi,
+    polarity,
+)
 from .splits import GRADES, SPLITS, whole_grades
 
 # %% ../nbs/library/knee_files.ipynb #219951c1
@@ -287,9 +294,11 @@ def _compare(frame, table, faults):
 def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong or None
     "Read one knee's file."
     try:
-        data = (source / row.file).read_bytes()
+        data = file_bytes(source / row.file)
+    except UnreadableRadiograph as e:
+        return None, row.side, False, "", str(e)
     except OSError as e:
-        return None, row.side, False, "", f"cannot be opened ({e.strerror})"
+        return None, row.side, False, "", f"cannot be opened ({e.strerror or type(e).__name__})"
     digest = hashlib.sha256(data).hexdigest()
     try:
         grey, _, side = decode(data)
