@@ -466,8 +466,9 @@ def measure_table(
                     found[row, m, other] = fitted(paired_difference(a, b, drawn=drawn), *sides)
                     line |= _cells(found[row, m, other], f"minus_{other}_")
             lines.append(line)
-    columns = [start + c for start in ("", *(f"minus_{o}_" for o in against)) for c in _CELLS]
-    return pd.DataFrame(lines).reindex(columns=["row", "measure", "runs_done", *columns]), found
+    apart = [f"minus_{o}_{c}" for o in against for c in (*_CELLS, "trained")]
+    columns = ["row", "measure", "runs_done", *_CELLS, *apart]
+    return pd.DataFrame(lines).reindex(columns=columns), found
 
 
 def _once(statistic: Callable) -> Callable:
@@ -487,7 +488,8 @@ _CELLS = ("estimate", "low", "high", "seed_sd")
 
 
 def _cells(i: Interval, start: str = "") -> dict:
-    return {start + c: i.row()[c] for c in _CELLS}
+    state = {f"{start}trained": i.trained} if start else {}
+    return {start + c: i.row()[c] for c in _CELLS} | state
 
 # %% ../nbs/library/results.ipynb #f23cca75
 def begin(

@@ -171,7 +171,8 @@ def show_variants(
             return NOT_RUN
         if np.isnan(r[f"{start}estimate"]):
             return ""
-        return interval_text(r, start.rstrip("_") or "estimate", 100, 1, sign)
+        plain = r.drop("minus_base_trained")  # in a column of its own
+        return interval_text(plain, start.rstrip("_") or "estimate", 100, 1, sign)
 
     parts = {m: table[table.measure == m].set_index("row") for m in JUDGED}
     out = pd.DataFrame({MEASURES[m]: t.apply(cell, axis=1) for m, t in parts.items()})
@@ -182,6 +183,7 @@ def show_variants(
     ]
     return out.assign(
         **{"seeds in the differences": parts["accuracy"].shared},
+        trained=parts["accuracy"].minus_base_trained.fillna(""),
         runs=parts["accuracy"].runs_done.astype(str)
         + " of "
         + parts["accuracy"].runs_wanted.astype(str),

@@ -487,6 +487,7 @@ def _headlines(read):
             "x 100",
             claims.rows("id == 'C11'")[0].verdict,
             found.study,
+            trained=r.minus_ce_trained,
         )
         for r in found.rows("correction == 'raw' and measure == 'brier' and row == 'hybrid'")
     ]
