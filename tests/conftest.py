@@ -17,3 +17,8 @@ def knees_folder():
     if folder is None:
         pytest.skip("the public knees are not here: set KOA_KNEES to their folder")
     return pathlib.Path(folder)
+
+
+def pytest_collection_modifyitems(items):
+    "The longest file first, so that the other worker has something to do beside it."
+    items.sort(key=lambda item: item.path.name != "test_reproduce.py")

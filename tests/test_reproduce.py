@@ -33,10 +33,10 @@ def write(path, *code, tags=("parameters",)):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    "One smoke reproduction: its folder of results, and that of its runs."
+    "A smoke reproduction of the paper's tables and figures: folder of results, that of runs."
     folder = tmp_path_factory.mktemp("smoke")
     places = ["--out", str(folder / "out"), "--store", str(folder / "runs")]
-    assert main(["--data", "phantom", *places]) == 0
+    assert main(["--data", "phantom", "--only", "table,fig", *places]) == 0
     return folder / "out", folder / "runs"
 
 
@@ -79,7 +79,7 @@ def test_no_claim_is_decided_by_a_smoke_run(smoke):
 def test_the_report_leads_to_every_notebook(smoke):
     out, _ = smoke
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    for e in entries():
+    for e in (e for e in entries() if e.place < 100):
         assert f"{e.name}.html" in page
         assert (out / "report" / f"{e.name}.html").stat().st_size > 10_000
 

@@ -85,6 +85,11 @@ def specs(study):
     return comparison_specs(study)
 
 
+def flat(found):
+    "A table in which every row has the same accuracy."
+    return pd.DataFrame(dict(row=["Ours", *found], accuracy=80.0))
+
+
 def rows_with(specs, **found):
     return {row: [found.get(row.replace("-", "_"))] for row in specs}
 
@@ -133,21 +138,21 @@ def test_nothing_run_is_a_table_too(specs, study):
         and table.accuracy.isna().all()
         and table.parameters.gt(0).all()
     )
-    assert ours_against_each(rows) == {} and against_table({}).empty
+    assert ours_against_each(rows) == {} and against_table({}, flat({})).empty
     assert comparison_claims({}, table, study).verdict.tolist() == [
         "not decided",
         "not decided",
         "counted",
     ]
     assert {"train_ms", "device"} < set(table), "the columns do not depend on the runs"
-    assert leads(against_table({})).startswith("Of the sixteen others 0 ")
+    assert leads(against_table({}, flat({}))).startswith("Of the sixteen others 0 ")
     plt.close(draw(table, "nothing was run"))
 
 
 def test_the_family_is_sixteen_whoever_was_run(specs):
     rows = rows_with(specs, Ours=Known(0.9), Antony=Known(0.84, 1), Tiulpin_64=Known(0.8, 2))
     found = ours_against_each(rows, n=1000)
-    table = against_table(found).set_index("row")
+    table = against_table(found, flat(found)).set_index("row")
     assert table.ours["Antony"] == pytest.approx(6) and set(table.index) == {"Antony", RELEASED}
     assert table[["p_holm", "detectable"]].isna().all(axis=None)  # single runs
     assert table.p.notna().all() and np.isnan(table.paper[RELEASED])
@@ -205,10 +210,12 @@ def test_one_run_among_three_seeds_is_counted(specs):
     rows = rows_with(specs) | dict(zip(("Ours", "Antony"), three))
     rows |= {"Nasser": [three[2][0], None, None]}
     found = ours_against_each(rows, n=1000)
-    assert against_table(found).set_index("row").seeds.to_dict() == dict(Antony=3, Nasser=1)
+    assert against_table(found, flat(found)).set_index("row").seeds.to_dict() == dict(
+        Antony=3, Nasser=1
+    )
     assert "single run" in would_show(found["Nasser"], 1.05)
     assert f"{100 * detectable(found['Antony']):.1f}" in would_show(found["Antony"], 1.05)
-    table = against_table(found).set_index("row")
+    table = against_table(found, flat(found)).set_index("row")
     assert table[["p_holm", "detectable"]].notna().all(axis=1).to_dict() == dict(
         Antony=True, Nasser=False
     )

@@ -145,10 +145,17 @@ def ours_against_each(
     return {row: i for row, i in found.items() if i}
 
 
-def against_table(found: Mapping[str, Interval]) -> pd.DataFrame:
-    "Ours minus each in points, one line a row that was run; Holm over all sixteen."
+def against_table(
+    found: Mapping[str, Interval],  # from `ours_against_each`
+    table: pd.DataFrame,  # from `comparison_table`
+    ours: str = "Ours",  # or `ATTENTION`
+) -> pd.DataFrame:
+    """Ours minus each in points, one line a row that was run; Holm over all sixteen. `of_rows` is
+    the difference of the two rows of the table, with all seeds of each."""
     printed = paper_numbers("IV").query("column == 'accuracy'").set_index("row").value.astype(float)
+    accuracy = table.set_index("row").accuracy
     table = difference_table(found, (printed["Ours"] - printed).to_dict(), others())
+    table.insert(3, "of_rows", accuracy[ours] - accuracy[table.row].to_numpy())
     return table.drop(columns="seed_sd")
 
 

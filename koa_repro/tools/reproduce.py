@@ -38,8 +38,9 @@ except ImportError:  # the package alone imports without what executes notebooks
 
 # %% ../../nbs/library/reproduce.ipynb #664f129b
 def chosen(only: str = "") -> list[Entry]:
-    "The entries whose name begins so; all if empty. Raises `ValueError` where there is none."
-    if found := [e for e in entries() if e.name.startswith(only)]:
+    """The entries whose name begins so, or with one of several words set apart by commas; all if
+    empty. Raises `ValueError` where there is none."""
+    if found := [e for e in entries() if e.name.startswith(tuple(only.split(",")))]:
         return found
     names = ", ".join(e.name for e in entries())
     raise ValueError(f"only={only!r} fits no notebook: choose the beginning of one of {names}.")
@@ -431,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, help="training runs of every row")
     add("--store", default="", help="folder of the runs; build/runs if empty")
     add("--out", default="", help="folder of tables and figures; build/<profile> if empty")
-    add("--only", default="", help="only notebooks whose name begins so")
+    add("--only", default="", help="only notebooks whose name begins so; several: table,fig8")
     add("--carry", action="store_true", help="keep the results in the repository")
     add("--refresh", metavar="PREFIX", help="instead: execute library notebooks in place")
     add("--pages", action="store_true", help="instead: write README.md and RESULTS.md")
