@@ -392,4 +392,5 @@ def test_the_list_is_ordered_and_names_each_run_once():
         "partners-2",
         "slice-0-left-out",
         "slice-1-left-out",
+        *(f"participants-{k}" for k in range(10)),
     }

@@ -31,12 +31,15 @@ def write(path, *code, tags=("parameters",)):
     return path
 
 
+EXECUTED = ("table3", "table4", "table6", "table7")  # the others have training tests of their own
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    "A smoke reproduction of the paper's tables and figures: folder of results, that of runs."
+    "A smoke reproduction of four tables: its folder of results, and that of its runs."
     folder = tmp_path_factory.mktemp("smoke")
     places = ["--out", str(folder / "out"), "--store", str(folder / "runs")]
-    assert main(["--data", "phantom", "--only", "table,fig", *places]) == 0
+    assert main(["--data", "phantom", "--only", ",".join(EXECUTED), *places]) == 0
     return folder / "out", folder / "runs"
 
 
@@ -70,7 +73,7 @@ def test_a_smoke_run_says_what_it_is(smoke):
 def test_no_claim_is_decided_by_a_smoke_run(smoke):
     out, _ = smoke
     tables = [pd.read_csv(p) for p in out.glob("*_claims.csv")]
-    assert len(tables) >= 6
+    assert len(tables) == len(EXECUTED)
     said = pd.concat(tables)
     assert set(said.verdict.dropna()) == {"no verdict", "counted"}
     assert set(said[said.verdict == "counted"].id) == {"C22"}  # parameters need no training
@@ -79,7 +82,7 @@ def test_no_claim_is_decided_by_a_smoke_run(smoke):
 def test_the_report_leads_to_every_notebook(smoke):
     out, _ = smoke
     page = (out / "report" / "index.html").read_text(encoding="utf-8")
-    for e in (e for e in entries() if e.place < 100):
+    for e in (e for e in entries() if e.name in EXECUTED):
         assert f"{e.name}.html" in page
         assert (out / "report" / f"{e.name}.html").stat().st_size > 10_000
 
