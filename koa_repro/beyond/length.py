@@ -235,7 +235,7 @@ def _headlines(read):
             r.verdict,
             found.study,
             epochs=epochs(r),
-            trained=r.trained,
+            trained="; ".join(["one run of each"] * (r.seeds == 1) + [r.trained]),
             place=7,  # beside Table VI
         )
         for r in found.rows()
