@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .paths import manifests
-from .stats import TRAINED, Interval
+from .stats import Interval, doubt
 
 # %% ../nbs/library/claims.ipynb #3f358186
 def claim(
@@ -60,7 +60,7 @@ def decide(
     said = {_says(i, rule, margin, reference) for i in (found, found.resampled or found)}
     if not allowed:
         return "no verdict"
-    if found.trained not in ("", TRAINED[0]):
+    if doubt(found.trained):
         return "not decided"
     return said.pop() if len(said) == 1 else "not decided"
 
@@ -94,8 +94,8 @@ def points(
         return "not run"
     if isinstance(found, Interval):
         ends = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-        how = "" if found.trained in ("", TRAINED[0]) else f", {found.trained}"
-        return f"{100 * found.estimate:+.2f} {ends} points{how}"
+        against = filter(None, [f"{100 * found.estimate:+.2f} {ends} points", doubt(found.trained)])
+        return ", ".join(against)
     return "lower bounds " + ", ".join(f"{100 * i.low:+.2f}" for i in found.values())
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'NOT_RUN', 'Read', 'rows_of', 'aligned',
-           'shared_seeds', 'row_difference', 'convergence', 'fitted', 'training_table', 'show_training',
+           'shared_seeds', 'row_difference', 'convergence', 'fit_of', 'training_table', 'show_training',
            'difference_table', 'is_light', 'label', 'network_of', 'others', 'comparison_specs', 'hybrid_specs',
            'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force', 'one_step', 'steps_of', 'state_of_row',
            'by_seed', 'joined', 'turned', 'lone_rows', 'grade_difference', 'measure_table', 'begin', 'claim_line',
@@ -42,6 +42,7 @@ from koa_repro.stats import (
     Interval,
     Predictions,
     bootstrap_interval,
+    doubt,
     draws,
     holm,
     mean_difference,
@@ -87,8 +88,8 @@ def aligned(
 
 
 def shared_seeds(
-    rows: Mapping[str, Sequence[Run | None]],
-    *names: str,  # of the rows
+    rows: Mapping[object, Sequence[Run | None]],
+    *names: object,  # of the rows
     weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
 ) -> list:  # [frames of the first, frames of the second, ...], or nothing
     "Predictions of these rows for the seeds that all of them have; nothing where there is none."
@@ -107,7 +108,8 @@ def row_difference(
     if not (both := shared_seeds(rows, a, b, weights=weights)):
         return None
     runs = stack(dict(zip("ab", both)))
-    return fitted(mean_difference([(runs["a"], runs["b"])], **kwargs), rows[a], rows[b])
+    found = mean_difference([(runs["a"], runs["b"])], **kwargs)
+    return replace(found, **fit_of(rows[a], rows[b]))
 
 # %% ../nbs/library/results.ipynb #876483b1
 GAIN = 0.01  # of validation accuracy by twice the epochs, above which a run is under-trained
@@ -136,17 +138,14 @@ def _validated(run: Run) -> float:
     return accuracy.max() if run.reported == "best" else accuracy.iloc[-1]
 
 
-def fitted(
-    found: Interval | None,  # a difference
-    *sides: Iterable[Run | None],  # the runs behind each side of it
-) -> Interval | None:
-    "The difference with the fit of its two sides, and the worse of their two states."
-    if not found:
-        return found
+def fit_of(
+    *sides: Iterable[Run | None],  # the runs behind each side of a difference
+) -> dict:  # `training` and `trained` of an `Interval`
+    "The fit of both sides of a difference, and the worse of their two states."
     sides = [[r for r in side if isinstance(r, Run)] for side in sides]
     ends = [np.mean([r.history.train_accuracy.iloc[-1] for r in side]) for side in sides if side]
     states = filter(None, map(convergence, sides))
-    return replace(found, training=tuple(ends), trained=max(states, key=TRAINED.index, default=""))
+    return dict(training=tuple(ends), trained=max(states, key=TRAINED.index, default=""))
 
 
 def training_table(
@@ -451,6 +450,8 @@ def measure_table(
     that both rows have; shares, not percent."""
     drawn = draws(joined(next(iter(runs.values()))).participant, n) if runs else None
     of = cache(lambda row, m, seeds: _once(confidence_measure(joined(runs[row], seeds), m)))
+    made = lambda row, seeds: [run for s in seeds for run in runs[row][s].runs]
+    fit = cache(lambda row, other, seeds: fit_of(made(row, seeds), made(other, seeds)))
     lines, found = [], {}
     for row in names:
         for m in measures:
@@ -462,12 +463,12 @@ def measure_table(
             for other in (o for o in against if o != row):
                 if seeds := tuple(s for s in runs.get(row, ()) if s in runs.get(other, ())):
                     a, b = of(row, m, seeds), of(other, m, seeds)
-                    sides = (joined(runs[name], seeds).runs for name in (row, other))
-                    found[row, m, other] = fitted(paired_difference(a, b, drawn=drawn), *sides)
+                    apart = paired_difference(a, b, drawn=drawn)
+                    found[row, m, other] = replace(apart, **fit(row, other, seeds))
                     line |= _cells(found[row, m, other], f"minus_{other}_")
             lines.append(line)
-    apart = [f"minus_{o}_{c}" for o in against for c in (*_CELLS, "trained")]
-    columns = ["row", "measure", "runs_done", *_CELLS, *apart]
+    minus = [f"minus_{o}_{c}" for o in against for c in (*_CELLS, "trained")]
+    columns = ["row", "measure", "runs_done", *_CELLS, *minus]
     return pd.DataFrame(lines).reindex(columns=columns), found
 
 
@@ -590,8 +591,7 @@ def interval_text(
     if pd.isna(row[ends[0]]):
         return f"{estimate} (no interval{': ' * bool(lost)}{lost})"
     state = row.get(f"{value}_trained" if ends[0] != "low" else "trained", "")
-    how = "" if pd.isna(state) or state in ("", TRAINED[0]) else state
-    notes = "; ".join(filter(None, [lost, how]))
+    notes = "; ".join(filter(None, [lost, "" if pd.isna(state) else doubt(state)]))
     return f"{estimate} [{low}, {high}]" + f" ({notes})" * bool(notes)
 
 # %% ../nbs/library/results.ipynb #64b6ac01
@@ -622,7 +622,7 @@ def difference_text(
     "A difference with its interval, and what the interval says."
     if not found:
         return NOT_RUN
-    if found.trained not in ("", TRAINED[0]):
+    if doubt(found.trained):
         says = found.trained
     elif found.seeds < 2:
         says = "one run of each, so no conclusion"

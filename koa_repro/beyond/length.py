@@ -21,9 +21,11 @@ from koa_repro.results import (
     NOT_RUN,
     Entry,
     Headline,
+    aligned,
+    by_seed,
     claim_line,
     difference_text,
-    fitted,
+    fit_of,
     interval_text,
     line,
     register,
@@ -71,13 +73,13 @@ def _statistic(p, measure):
 def length_table(
     rows: Mapping[tuple, Sequence[Run | None]],  # from `rows_of`
 ) -> pd.DataFrame:  # one line a loss, a length and a measure; times 100
-    "Each loss at each length test measures, and the fit of training."
-    lines = []
+    "Test measures of each loss at each length, and the fit of training."
+    lines, predictions = [], aligned(rows)
     for (loss, epochs), runs in rows.items():
         done = [r for r in runs if r]
         line = dict(loss=loss, epochs=epochs, runs_done=len(done), runs_wanted=len(runs))
         if done:
-            p = stack({loss: [r.predictions() for r in done]})[loss]
+            p = predictions[loss, epochs]
             fit = [100 * r.history.train_accuracy.iloc[-1] for r in done]
             line |= dict(training=np.mean(fit), validation=_validation(done))
         for measure in MEASURES:
@@ -109,7 +111,7 @@ def draw_lengths(
 ) -> plt.Figure:
     "Test accuracy, AUC and Brier score against the epochs, a colour and a mark each loss."
     fig, axes = plt.subplots(1, 3, figsize=(PAGE, 2.9))
-    ticks = sorted(table.epochs.unique())
+    ticks, runs = sorted(table.epochs.unique()), by_seed(rows)
     for ax, (measure, name) in zip(axes, MEASURES.items()):
         for loss, style in STYLES.items():
             part = table[(table.loss == loss) & (table.measure == measure)]
@@ -117,8 +119,7 @@ def draw_lengths(
             if measure == "accuracy":
                 ax.plot(part.epochs, part.training, color=style["color"], lw=1, ls=":")
             for epochs in part.epochs:
-                runs = [r for r in rows[loss, epochs] if r]
-                for p in (stack({loss: [r.predictions()]})[loss] for r in runs):
+                for p in runs.get((loss, epochs), {}).values():
                     ones = np.ones((1, len(p.file)))
                     value = 100 * _statistic(p, measure)(ones)[0, 0]
                     ax.plot(epochs, value, ls="", ms=4.5, mfc="white", **style)
@@ -138,18 +139,18 @@ def difference_rows(
 ) -> pd.DataFrame:  # one line a length, another loss and a measure; times 100
     "Hybrid minus each other loss at every length."
     lines = []
-    named = {f"{loss}, {epochs}": runs for (loss, epochs), runs in rows.items()}
     for epochs in dict.fromkeys(epochs for _, epochs in rows):
         for other in (loss for loss in LOSSES if loss != "hybrid"):
-            names = f"hybrid, {epochs}", f"{other}, {epochs}"
-            both = shared_seeds(named, *names)
+            names = ("hybrid", epochs), (other, epochs)
+            both = shared_seeds(rows, *names)
             runs = stack(dict(zip("ab", both))) if both else {}
+            fit = fit_of(*(rows[name] for name in names))
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
                 if both:
                     a, b = (_statistic(runs[k], measure) for k in "ab")
                     i = paired_difference(a, b, clusters=runs["a"].participant)
-                    i = fitted(i, *(named[name] for name in names))
+                    i = replace(i, **fit)
                     found |= {k: 100 * getattr(i, k) for k in ("estimate", "low", "high")}
                     found |= dict(seeds=i.seeds, trained=i.trained, interval=i)
                 lines.append(found)

@@ -8,6 +8,7 @@ __all__ = ['TRAINING_KNEES', 'resampled_interval', 'splits_of', 'new_split', 'sp
 
 # %% ../../nbs/beyond/training_knees.ipynb #bd053ddd
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,9 @@ from koa_repro.results import (
     save,
 )
 from ..runs import Run, RunSpec, references
+from ..specs import kind_of
 from ..splits import RATIO, assign_splits
+from ..stats import binary_metrics
 from ..study import OWN_SPLITS, Study, study_spec
 
 # %% ../../nbs/beyond/training_knees.ipynb #04a293b9
@@ -82,7 +85,7 @@ def _accuracy(run) -> float:
     if run is None:
         return np.nan
     p = run.predictions().query("split == 'test'")
-    return 100 * float(((p.p1 >= 0.5) == (p.label == 1)).mean())
+    return 100 * binary_metrics(p.label, p.p1)["accuracy"]
 
 # %% ../../nbs/beyond/training_knees.ipynb #dbd6c3a5
 def minutes_of(
@@ -93,8 +96,7 @@ def minutes_of(
     alike = [
         r.provenance["seconds"]
         for r in kept
-        if (r.spec.network, r.spec.options, r.spec.recipe, len(r.spec.grades))
-        == (spec.network, spec.options, spec.recipe, len(spec.grades))
+        if kind_of(replace(r.spec, knees="")) == kind_of(replace(spec, knees=""))
     ]
     return float(np.median(alike)) / 60 if alike else np.nan
 

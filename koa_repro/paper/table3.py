@@ -8,6 +8,7 @@ __all__ = ['Rows', 'PLACEMENTS', 'ALL', 'LAST', 'DEPTHS', 'FUSION', 'TABLE3', 'p
 
 # %% ../../nbs/paper/table3.ipynb #967ce8ac
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -21,7 +22,7 @@ from koa_repro.results import (
     claim_line,
     difference_table,
     draw_beside,
-    fitted,
+    fit_of,
     interval_text,
     lines_of,
     register,
@@ -121,7 +122,7 @@ def _mean_difference(rows, n) -> Interval | None:
     runs = stack(dict(zip(twelve, sides)))
     found = mean_difference([(runs[f"gap {p}"], runs[f"gmp {p}"]) for p in PLACEMENTS], n=n)
     of = lambda pool: [r for p in PLACEMENTS for r in rows[f"{pool} {p}"]]
-    return fitted(found, of("gap"), of("gmp"))
+    return replace(found, **fit_of(of("gap"), of("gmp")))
 
 
 def differences_beside(found: Mapping[str, Interval]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from koa_repro.results import (
     entries,
     reader,
 )
-from ..stats import TRAINED
+from ..stats import doubt
 from ..study import PROFILES, Study
 
 # %% ../../nbs/library/pages.ipynb #bc8698bf
@@ -87,7 +87,7 @@ def ours_text(h: Headline) -> str:
 
 def verdict_text(h: Headline) -> str:
     "What the claim's rule says, or why it is not asked."
-    if pd.notna(h.estimate) and h.trained not in ("", TRAINED[0]):
+    if pd.notna(h.estimate) and doubt(h.trained):
         return h.trained
     return (pd.notna(h.estimate) and h.verdict) or "no verdict"
 
@@ -202,8 +202,8 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         if (h := first.get(name)) is None or pd.isna(h.estimate):
             said.append(f"- [{name}]({link(name)}): {what} against {against} was not run.")
             continue
-        state = "" if h.trained in ("", TRAINED[0]) else f"{h.trained.capitalize()}: "
-        no = "" if decides(h) and not state else f" {state}this decides no claim."
+        why = ": ".join(filter(None, [doubt(h.trained), "this decides no claim"]))
+        no = "" if decides(h) and not doubt(h.trained) else f" {why.capitalize()}."
         said.append(
             f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
