@@ -60,7 +60,7 @@ def check_choice(name: str, value, allowed):
         raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(allowed)}.")
 
 # %% ../nbs/library/variants.ipynb #7d7ed5b7
-PATIENCE = 100  # training calls for each class before the loss says what is missing
+PATIENCE = 500  # training calls for each class before the loss says what is missing
 
 
 class KeepsConfidence(nn.Module):

@@ -97,6 +97,18 @@ def test_a_length_that_one_loss_alone_has_is_no_choice(study):
     assert line["estimate"] == pytest.approx(-10)
 
 
+def test_lengths_are_compared_by_the_same_seeds(study):
+    "Twice the epochs were run with the luckier seed alone, and are no better with it."
+    found = rows(
+        study,
+        ce_60=[Known(0.8, 0.9), Known(0.8, 0.5)],
+        hybrid_60=[Known(0.8, 0.9), Known(0.8, 0.5)],
+        ce_120=[Known(0.8, 0.85), None],
+        hybrid_120=[Known(0.8, 0.95), None],
+    )
+    assert chosen_lengths(found) == {"hybrid": 120, "cross-entropy": 60}
+
+
 def test_differences_are_of_the_reported_weights_and_shared_seeds(study):
     found = rows(
         study,

@@ -9,9 +9,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from koa_repro import results, runs
+from koa_repro import results, runs, stats
 from koa_repro.paths import repository
 from koa_repro.results import Entry, entries
+from koa_repro.stats import Draws
 
 matplotlib.use("Agg")
 KEPT = sorted(p for p in runs.references().iterdir() if (p / "spec.json").exists())
@@ -20,6 +21,13 @@ NAMES = [e.name for e in entries() if e.name != "demo"]
 CASES = [(name, []) for name in NAMES] + [
     (e.name, KEPT[::2]) for e in entries() if e.name in NAMES and e.specs is not Entry.specs
 ]
+
+
+class Fewer(Draws):
+    "Draws of which 1,000 are kept."
+
+    def __init__(self, group, counts, *more):
+        super().__init__(group, counts[:1000], *more)
 
 
 def code_cells(notebook):
@@ -61,6 +69,7 @@ def test_without_runs(name, kept, tmp_path, monkeypatch):
     # an executed notebook registers itself: that must not reach the tests after this one
     monkeypatch.setattr(results, "_ENTRIES", dict(results._ENTRIES))
     assert len(list(runs.references().iterdir())) == len(kept)
+    monkeypatch.setattr(stats, "Draws", Fewer)  # numbers are not looked at here
     notebook = repository() / next(e for e in entries() if e.name == name).notebook
     places = dict(store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     run_cells(notebook, profile="preview", data="reference", seeds=2, **places)

@@ -31,12 +31,12 @@ def write(path, *code, tags=("parameters",)):
     return path
 
 
-EXECUTED = ("table3", "table4", "table6", "table7")  # the others have training tests of their own
+EXECUTED = ("table3", "table6", "table7")  # the others have training tests of their own
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    "A smoke reproduction of four tables: its folder of results, and that of its runs."
+    "A smoke reproduction of three tables: its folder of results, and that of its runs."
     folder = tmp_path_factory.mktemp("smoke")
     places = ["--out", str(folder / "out"), "--store", str(folder / "runs")]
     assert main(["--data", "phantom", "--only", ",".join(EXECUTED), *places]) == 0
@@ -66,17 +66,13 @@ def test_a_smoke_run_says_what_it_is(smoke):
         assert "SYNTHETIC" in facts["study"] and "paths " in facts["code"]
     assert "SYNTHETIC" in (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "no readings" in json.loads((out / "table7_readers.csv.json").read_text())["study"]
-    table = pd.read_csv(out / "table4_comparators.csv")
-    assert len(table) >= 17 and table[table.row == "VGG-19"].accuracy.isna().all()
 
 
 def test_no_claim_is_decided_by_a_smoke_run(smoke):
     out, _ = smoke
     tables = [pd.read_csv(p) for p in out.glob("*_claims.csv")]
-    assert len(tables) >= 3
-    said = pd.concat(tables)
-    assert set(said.verdict.dropna()) == {"no verdict", "counted"}
-    assert set(said[said.verdict == "counted"].id) == {"C22"}  # parameters need no training
+    assert len(tables) == len(EXECUTED)
+    assert set(pd.concat(tables).verdict.dropna()) == {"no verdict"}
 
 
 def test_the_report_leads_to_every_notebook(smoke):

@@ -164,16 +164,15 @@ PAIR = "hybrid", "cross-entropy"  # what claim C15 compares
 def chosen_lengths(
     rows: Mapping[tuple, Sequence[Run | None]],  # from `rows_of`
 ) -> dict[str, int]:  # loss -> epochs; empty where no length has a seed of both
-    "The length at which each loss does best on validation, out of those that both were run at."
-    shared = {}
-    for epochs in dict.fromkeys(epochs for _, epochs in rows):
-        runs = [both for both in zip(*(rows[loss, epochs] for loss in PAIR)) if all(both)]
-        if runs:
-            last = np.array([[r.history.val_accuracy.iloc[-1] for r in both] for both in runs])
-            shared[epochs] = dict(zip(PAIR, last.mean(0)))
-    if not shared:
-        return {}
-    return {loss: max(shared, key=lambda e, loss=loss: shared[e][loss]) for loss in PAIR}
+    """The length at which each loss does best on validation, out of those that both were run at,
+    by the seeds that all of these have."""
+    both = lambda e: enumerate(zip(*(rows[loss, e] for loss in PAIR)))
+    seeds = {e: {s for s, runs in both(e) if all(runs)} for _, e in rows}
+    seeds = {e: done for e, done in seeds.items() if done}
+    shared = set.intersection(*seeds.values()) if seeds else set()
+    last = lambda loss, e: [rows[loss, e][s].history.val_accuracy.iloc[-1] for s in shared]
+    best = lambda loss: max(seeds, key=lambda e: np.mean(last(loss, e)))
+    return {loss: best(loss) for loss in PAIR} if shared else {}
 
 
 def length_claim(
