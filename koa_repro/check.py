@@ -28,11 +28,9 @@ from .paths import write_whole
 from .privacy import code, plain, published
 from koa_repro.radiographs import (
     UnreadableRadiograph,
-    check_knee,
+    as_knee,
     decode,
     file_bytes,
-    knee_roi,
-    polarity,
 )
 from .splits import SPLITS
 
@@ -55,11 +53,12 @@ def _examined(path: Path) -> dict:
         eight = grey if grey.dtype == np.uint8 else np.uint8(np.clip(grey, 0, 1) * 255 + 0.5)
         found["small"] = _fitted(eight)
         found["letters"] = side_letters(eight)
-        check_knee(grey)
-        roi, inverted = knee_roi(grey)
-        small = np.asarray(Image.fromarray(roi).resize((_SMALL, _SMALL), Image.Resampling.BOX))
-        found |= dict(polarity=float(polarity(grey)), inverted=inverted, small=small)
-        found["corner"] = float(corner(roi[None], np.array(["R"]))[0])
+        knee = as_knee(grey)
+        if knee.wrong:
+            return found | dict(wrong=plain(knee.wrong))
+        small = Image.fromarray(knee.roi).resize((_SMALL, _SMALL), Image.Resampling.BOX)
+        found |= dict(polarity=knee.polarity, inverted=knee.inverted, small=np.asarray(small))
+        found["corner"] = float(corner(knee.roi[None], np.array(["R"]))[0])
     except UnreadableRadiograph as e:
         found["wrong"] = plain(str(e))
     except OSError as e:
