@@ -37,6 +37,7 @@ _OTHER_PARTS = re.compile(
     "THORAX|THUMB|TOE|WRIST"
 )
 _OTHER_VIEWS = re.compile("LL|RL|LAT.*|.*LATERAL|AXIAL|SKYLINE|SUNRISE|MERCHANT")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # three channels
 _DEPTHS = (8, 10, 12, 14, 16, 32)  # bits that a grey value may have been stored with
 LEVELS = 64  # grey levels of eight bits that must be left of a picture that has as many
 
@@ -104,7 +105,7 @@ def _check_kind(dataset, knee):
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise UnreadableRadiograph("is a multi-frame DICOM; export the one frame that is meant")
     kind = dataset.get("PhotometricInterpretation")
-    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+    if kind not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):
         raise UnreadableRadiograph(
             f"is a DICOM of kind {str(kind or 'unknown')[:16]}; "
             "export it as MONOCHROME1 or MONOCHROME2"
@@ -174,6 +175,8 @@ def _check_length(dataset, syntax) -> int:  # bits that the compressed stream ha
     )
     data = dataset[keyword].value or b""
     size, bits = dataset.Rows * dataset.Columns, int(dataset.get("BitsAllocated") or 16)
+    if (kind := dataset.PhotometricInterpretation) in _COLOUR:
+        size *= 2 if kind == "YBR_FULL_422" else 3
     if not syntax.is_encapsulated:
         needed = size * bits // 8
         if len(data) < needed:
@@ -205,8 +208,10 @@ def _pixels(dataset):  # -> (H, W) array, bits that its values have
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
+        known = syntax.name != syntax
+        name = syntax.name if known else "a transfer syntax that is not known"
         raise UnreadableRadiograph(
-            "is a DICOM of a transfer syntax that is not known; export it uncompressed"
+            f"is compressed as {name}, which is not read; export it uncompressed"
         ) from None
     if not decoder.is_available:
         raise UnreadableRadiograph(
@@ -216,16 +221,29 @@ def _pixels(dataset):  # -> (H, W) array, bits that its values have
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {e.keyword for e in dataset}:
         raise UnreadableRadiograph("is a DICOM without a picture; export the image itself")
     precision = _check_length(dataset, syntax)
+    colour = dataset.PhotometricInterpretation in _COLOUR
     try:
         kept = {} if syntax.is_encapsulated else dict(correct_unused_bits=False)
-        stored, _ = decoder.as_array(dataset, raw=True, allow_excess_frames=False, **kept)
+        stored, _ = decoder.as_array(dataset, raw=not colour, allow_excess_frames=False, **kept)
     except MemoryError:
         raise
     except Exception:
+        missing = any("jpeg" in words for words in decoder.missing_dependencies)
+        more = 'pip install "koa_repro[dicom]", or ' if missing else ""
         raise UnreadableRadiograph(
-            f"is a DICOM whose pixels cannot be decoded ({syntax.name}); fetch it again"
+            f"is a DICOM whose pixels cannot be decoded ({syntax.name}); {more}fetch it again"
         ) from None
-    return np.array(stored), precision
+    return np.array(_one_channel(dataset, stored) if colour else stored), precision
+
+
+def _one_channel(dataset, stored):  # (H, W, 3) -> (H, W)
+    "Of three channels that are the same. Raises `UnreadableRadiograph` where they are not."
+    if np.ptp(stored, axis=2).max() > 2 ** int(dataset.BitsStored) / 100:
+        raise UnreadableRadiograph("is in colour; export it as MONOCHROME1 or MONOCHROME2")
+    for tag in ("WindowCenter", "WindowWidth", "VOILUTSequence", "ModalityLUTSequence"):
+        if tag in dataset:  # none of them is meant for colour
+            del dataset[tag]
+    return stored[..., 1]
 
 
 def _used_bits(stored, bits):  # -> values, bits

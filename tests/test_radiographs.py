@@ -1,5 +1,6 @@
 """One file: what a knee is read as, and what is refused. Pictures are made here."""
 
+import base64
 import hashlib
 import io
 import os
@@ -260,13 +261,72 @@ def test_the_streams_precision_counts(bits):
         assert off(decode(written(legend))[0]) < 0.6
 
 
-def test_baseline_jpeg():
-    file = dataset(picture(noise=2), bits=8)
-    stream = png(picture(noise=2), format="JPEG", quality=95)
+def with_stream(file, stream, syntax):
+    "Bytes of a file whose pixels are a compressed stream."
     file.PixelData = pydicom.encaps.encapsulate([stream])
     file["PixelData"].VR, file["PixelData"].is_undefined_length = "OB", True
-    file.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    assert np.abs(decode(written(file))[0] * 255 - picture(noise=2)).mean() < 2
+    file.file_meta.TransferSyntaxUID = syntax
+    return written(file)
+
+
+def test_baseline_jpeg():
+    stream = png(picture(noise=2), format="JPEG", quality=95)
+    read = decode(with_stream(dataset(picture(), bits=8), stream, uid.JPEGBaseline8Bit))[0]
+    assert np.abs(read * 255 - picture(noise=2)).mean() < 2
+
+
+def test_nearly_lossless_jpeg_is_as_near_as_it_says():
+    pytest.importorskip("jpeg_ls")
+    for error in (1, 3):
+        file = dataset()
+        file.compress(uid.JPEGLSNearLossless, jls_error=error)
+        assert 0 < np.abs(decode(written(file))[0] * 4095 - TWELVE).max() < error + 0.01
+
+
+# two ramps of 32 x 32 pixels and 12 bits, lossless high-throughput JPEG 2000 by OpenJPH 0.31
+HIGH_THROUGHPUT = (
+    "/0//UQApQAAAAAAgAAAAIAAAAAAAAAAAAAAAIAAAACAAAAAAAAAAAAABCwEB/1AACAACAAAABv9SAAwAAgABAAME"
+    "BEAB/1wADSBocHBwcHBwaGho/2QAFwABT3BlbkpQSCBWZXIgMC4zMS4wLv+QAAoAAAAAAVIAAf+TwALf/2+H/N4z"
+    "AgIQ8DHZSRFqlOgoIdwDPM38CDohQFmXAMABWwAFrwAFWMjiFAAA8CyFCSgP5QCDCCIA3DhJliaRZQCyTCXLIOhk"
+    "Ax53AACwcfoAEL8kBscAwAFoQAF3cABVgECBAihJlZTgzjCyVCAP6ABFmfcoTwKQYorSBgEAMQAgCABAAABAEAAM"
+    "AsAzAEAJJZRQQgkllFD+6EIBTSQgFNoxGikA95ymAtdzAQBgKuuAKwGM8JgAwALqYAF6fAAqAICAAAgIgIAAAAAA"
+    "QSUAAADy09/rWta1rOm3RTKoupp+gtP0FGC5EegBP7j5iyd9cPGDgwYOMIKAEoxaAwAgREBAQEBAQEBAQEBAQEBA"
+    "+P9MYDGB79jGB79jGB79jGB7LDDDDDDDqAABSge/ZBge+5CgW2lMB7d6AgT/YD4BAucA/9k="
+)
+
+
+@pytest.mark.parametrize("syntax", (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K))
+def test_high_throughput_jpeg_2000(syntax):
+    pytest.importorskip("openjpeg")
+    row, column = np.mgrid[:32, :32]
+    ramps = 4095 * np.where(row < 16, column, row) // 31
+    data = with_stream(dataset(ramps), base64.b64decode(HIGH_THROUGHPUT), syntax)
+    assert np.abs(decode(data)[0] * 4095 - ramps).max() < 0.01
+
+
+def in_channels(values, kind="RGB", bits=8, planes=False):
+    file = dataset(values[..., 0], kind, bits, SamplesPerPixel=3, PlanarConfiguration=int(planes))
+    values = np.moveaxis(values, -1, 0) if planes else values
+    file.PixelData = values.astype("u1" if bits == 8 else "<u2").tobytes()
+    return file
+
+
+def test_colour_that_is_grey_is_read():
+    for bits in (8, 12, 16):
+        values = np.dstack([np.round(KNEE / 255 * (2**bits - 1))] * 3)
+        for planes in (False, True):
+            assert off(decode(written(in_channels(values, bits=bits, planes=planes)))[0]) < 0.1
+    values[:9, :9, 0] = 0
+    refused(written(in_channels(values, bits=16)))
+    Image.fromarray(picture(noise=2)).convert("RGB").save(stream := io.BytesIO(), "JPEG")
+    for kind in ("YBR_FULL_422", "YBR_FULL"):
+        file = in_channels(np.dstack([KNEE] * 3), kind)
+        read = decode(with_stream(file, stream.getvalue(), uid.JPEGBaseline8Bit))[0]
+        assert np.abs(read * 255 - picture(noise=2)).mean() < 2
+    pytest.importorskip("openjpeg")
+    file = in_channels(np.dstack([TWELVE] * 3), bits=12)
+    file.compress(uid.JPEG2000Lossless)
+    assert off(decode(written(file))[0]) < 0.1
 
 
 def sample(name):
@@ -275,17 +335,28 @@ def sample(name):
     return pydicom.data.get_testdata_file(name, download=False)
 
 
-def test_lossless_jpeg_as_scanners_write_it():
+@pytest.mark.parametrize(
+    "name", ("JPEG-LL", "JPGExtended", "JPEGLSNearLossless_08", "JPEGLSNearLossless_16")
+)
+def test_streams_as_scanners_write_them(name):
     pytest.importorskip("libjpeg")
-    file, made = pydicom.dcmread(sample("JPEG-LL.dcm")), dataset(bits=16)
-    made.Rows, made.Columns, made.PixelRepresentation = file.Rows, file.Columns, 1
-    made.PixelData, made["PixelData"].VR = file.PixelData, "OB"
-    made["PixelData"].is_undefined_length = True
-    made.file_meta.TransferSyntaxUID = file.file_meta.TransferSyntaxUID
-    read = decode(written(made), roi=False)[0]
+    file = pydicom.dcmread(sample(f"{name}.dcm"))
+    made = dataset(bits=file.BitsStored, PixelRepresentation=file.PixelRepresentation)
+    made.Rows, made.Columns = file.Rows, file.Columns
+    stream = next(pydicom.encaps.generate_frames(file.PixelData, number_of_frames=1))
+    read = decode(with_stream(made, stream, file.file_meta.TransferSyntaxUID), roi=False)[0]
     stored = file.pixel_array
-    assert read.shape == stored.shape == (1024, 256)
+    assert read.shape == stored.shape == (file.Rows, file.Columns)
     assert np.corrcoef(read.ravel(), np.clip(stored, 0, None).ravel())[0, 1] > 0.9
+
+
+def test_a_syntax_that_cannot_be_read_is_named():
+    broken = sample("JPEG-lossy.dcm")  # a marker out of place, by libjpeg
+    stream = next(pydicom.encaps.generate_frames(pydicom.dcmread(broken).PixelData))
+    made = dataset(Rows=1024, Columns=256)
+    assert "JPEG Extended" in refused(with_stream(made, stream, uid.JPEGExtended12Bit))
+    assert "MPEG2" in refused(with_stream(dataset(), stream, uid.MPEG2MPML))
+    assert "1.2.3" not in refused(with_stream(dataset(), stream, uid.UID("1.2.3.4")))
 
 
 def test_real_radiographs_that_are_no_knees():
@@ -318,11 +389,7 @@ def test_deflated_implicit_and_bare():
 
 
 def test_a_missing_decoder_is_named(monkeypatch):
-    file = dataset()
-    file.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xc3"])
-    file["PixelData"].VR, file["PixelData"].is_undefined_length = "OB", True
-    file.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
-    data = written(file)
+    data = with_stream(dataset(), b"\xff\xd8\xff\xc3", uid.JPEGLosslessSV1)
     refused(data)
     monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", False)
     assert "koa_repro[dicom]" in refused(data)
@@ -407,6 +474,8 @@ def test_orientation_is_followed():
         dict(ViewPosition="LL"),
         dict(NumberOfFrames=3),
         dict(kind="RGB", SamplesPerPixel=3),
+        dict(kind="RGB"),
+        dict(SamplesPerPixel=3),
         dict(kind="PALETTE COLOR"),
         dict(Rows=9999),
         dict(Rows=112, Columns=112),
@@ -638,15 +707,9 @@ def bombs():
         file = dataset()
         data = written(file).replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0"))
         yield f"syntax {syntax}", data
-    stream = dataset(compress=uid.RLELossless)
-    stream.PixelData = pydicom.encaps.encapsulate([b"\xff" * 64])
-    stream["PixelData"].VR, stream["PixelData"].is_undefined_length = "OB", True
-    yield "rle", written(stream)
+    yield "rle", with_stream(dataset(), b"\xff" * 64, uid.RLELossless)
     large = b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\x01\x11\0\xff\xd9"
-    stream.PixelData = pydicom.encaps.encapsulate([large])
-    stream["PixelData"].VR, stream["PixelData"].is_undefined_length = "OB", True
-    stream.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-    yield "jpeg of 65,535 x 65,535", written(stream)
+    yield "jpeg of 65,535 x 65,535", with_stream(dataset(), large, uid.JPEGBaseline8Bit)
     several = dataset()
     several.PixelData = several.PixelData * 3
     yield "three pictures' worth", written(several)
