@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from koa_repro.dicom import (
     _DEPTHS,
     LARGEST_FILE,
+    check_scans,
     check_size,
     is_dicom,
     read_dicom,
@@ -106,6 +107,7 @@ def decode(
     try:
         if is_dicom(data):
             return read_dicom(data, roi)
+        check_scans(data)
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
             return _grey(picture), None, None
     except UnreadableRadiograph:

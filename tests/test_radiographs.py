@@ -124,8 +124,12 @@ def test_what_is_transparent_is_black():
     assert not read[:, :40].any() and (read[:, 40:] == KNEE[:, 40:]).all()
 
 
+def part(kind, data) -> bytes:
+    "A chunk of a PNG."
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of_16_bit_colour(values) -> bytes:
-    part = lambda t, d: struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d))
     rows = b"".join(b"\0" + np.repeat(r[:, None], 3, 1).astype(">u2").tobytes() for r in values)
     head = struct.pack(">IIBBBBB", *values.shape[::-1], 16, 2, 0, 0, 0)
     parts = part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
@@ -713,6 +717,49 @@ def bombs():
     several = dataset()
     several.PixelData = several.PixelData * 3
     yield "three pictures' worth", written(several)
+    yield from more_bombs()
+
+
+def tiff_of(edge, following=0, widths=1) -> bytes:
+    "A TIFF without pixels: its size, where its next page begins, how many widths it has."
+    tags = [(256, 4, widths, edge), (257, 4, 1, edge), (258, 3, 1, 8), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, edge), (279, 4, 1, 100)]
+    body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return head + body + struct.pack("<I", following) + bytes(64)
+
+
+def more_bombs():
+    "In what a picture does not show, in chains, in lengths and in repetition."
+    whole, much = png(KNEE), zlib.compress(bytes(200 << 20), 1)
+    for kind in (b"zTXt", b"iCCP"):
+        yield f"png {kind}", whole[:33] + part(kind, b"a\0\0" + much) + whole[33:]
+    size = struct.pack(">IIBBBBB", 65535, 65535, 8, 0, 0, 0, 0)
+    yield (
+        "png of 65,535 x 65,535",
+        whole[:8] + part(b"IHDR", size) + part(b"IDAT", b"") + whole[-12:],
+    )
+    yield "tiff of 65,535 x 65,535", tiff_of(65535)
+    yield "tiff in a circle", tiff_of(224, following=8)
+    yield "tiff of many widths", tiff_of(224, widths=2**32 - 1)
+    Image.fromarray(KNEE).save(scans := io.BytesIO(), "JPEG", progressive=True)
+    scans = scans.getvalue()
+    repeated = scans[:-2] + scans[scans.rindex(b"\xff\xda") : -2] * 4000 + scans[-2:]
+    yield "jpeg of 4,000 scans", repeated
+    one = dataset(KNEE, bits=8)
+    yield "DICOM of 4,000 scans", with_stream(one, repeated, uid.JPEGBaseline8Bit)
+    plain = written(dataset())
+    at = plain.index(b"\xe0\x7f\x10\0")  # the pixels
+    nested = b"\x40\0\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" * 3000
+    yield "nested 3,000 times", plain[: plain.index(b"\x28\0\x02\0US")] + nested
+    yield "a length of 1", plain[: at + 8] + b"\x01\0\0\0" + plain[at + 12 :]
+    runs = struct.pack("<16I", 2, 64, 64, *[0] * 13) + b"\x81\0" * 4000
+    yield (
+        "runs that do not end",
+        with_stream(dataset(Rows=6000, Columns=6000), runs, uid.RLELossless),
+    )
+    sizes = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">8I", 65535, 65535, 0, 0, 9, 9, 0, 0)
+    yield "JPEG 2000 of 65,535 x 65,535", with_stream(dataset(), sizes + bytes(9), uid.JPEG2000)
 
 
 def malformed():
@@ -753,18 +800,29 @@ def test_malformed_files_are_sentences():
     assert count >= 180
 
 
-def test_hostile_files_need_little_memory(hostile, tmp_path):
-    "Each refused by a process that may not take 2 GB more than it has after its imports."
+def test_hostile_files_need_little_memory(hostile, tmp_path, examples):
+    """Each refused by a process that may not take 2 GB more than it has after its imports, and
+    the rest of the folder examined by it."""
     for i, data in enumerate(hostile.values()):
         (tmp_path / f"{i}.png").write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink("/dev/zero", tmp_path / "zero.png")
+    for i in range(2):
+        Image.fromarray(examples[i]).save(tmp_path / f"knee{i}L.png")
     code = (
         "import resource, sys, pathlib\n"
+        "from koa_repro.check import examine\n"
         "from koa_repro.radiographs import UnreadableRadiograph, read_radiograph\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + (2 << 30),) * 2)\n"
-        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "for path in pathlib.Path(sys.argv[1]).glob('[!k]*'):\n"
         "    try: raise SystemExit(f'{path} was read: {read_radiograph(path)}')\n"
         "    except UnreadableRadiograph as e: assert 'memory' not in str(e), e\n"
+        "report = examine(sys.argv[1], names=True)\n"
+        "seen = report.files.file[report.files.polarity > 0]\n"
+        "assert sorted(seen) == ['knee0L.png', 'knee1L.png'], report.files\n"
+        "assert len(report.files) == len(list(pathlib.Path(sys.argv[1]).iterdir()))\n"
+        "assert report.files.reason.str.len().gt(9).all()  # the knees have no grade\n"
     )
     if not os.path.exists("/proc/self/statm") or not hasattr(resource, "RLIMIT_AS"):
         pytest.skip("no limit on memory here")
