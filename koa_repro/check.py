@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from .duplicates import copies, texture
+from .duplicates import copies, cut_anew, texture
 from .knee_files import FAULTS, corner
 from .layouts import AUTOMATIC, Listing, gaps, look, person
 from .letters import side_letters
@@ -28,11 +28,9 @@ from .paths import write_whole
 from .privacy import code, plain, published
 from koa_repro.radiographs import (
     UnreadableRadiograph,
-    check_knee,
+    as_knee,
     decode,
     file_bytes,
-    knee_roi,
-    polarity,
 )
 from .splits import SPLITS
 
@@ -55,11 +53,12 @@ def _examined(path: Path) -> dict:
         eight = grey if grey.dtype == np.uint8 else np.uint8(np.clip(grey, 0, 1) * 255 + 0.5)
         found["small"] = _fitted(eight)
         found["letters"] = side_letters(eight)
-        check_knee(grey)
-        roi, inverted = knee_roi(grey)
-        small = np.asarray(Image.fromarray(roi).resize((_SMALL, _SMALL), Image.Resampling.BOX))
-        found |= dict(polarity=float(polarity(grey)), inverted=inverted, small=small)
-        found["corner"] = float(corner(roi[None], np.array(["R"]))[0])
+        knee = as_knee(grey)
+        if knee.wrong:
+            return found | dict(wrong=plain(knee.wrong))
+        small = Image.fromarray(knee.roi).resize((_SMALL, _SMALL), Image.Resampling.BOX)
+        found |= dict(polarity=knee.polarity, inverted=knee.inverted, small=np.asarray(small))
+        found["corner"] = float(corner(knee.roi[None], np.array(["R"]))[0])
     except UnreadableRadiograph as e:
         found["wrong"] = plain(str(e))
     except OSError as e:
@@ -85,7 +84,8 @@ class Report:
     # one row a file: file, state, reason, split, kl, side, participant, width, height, polarity,
     # inverted
     files: pd.DataFrame
-    pairs: pd.DataFrame  # first, second, how, where: files that show the same picture
+    # files that show the same picture: first, second, how, where, grave (in the way)
+    pairs: pd.DataFrame
     findings: list[tuple[str, str]] = field(default_factory=list)  # grave or not, sentence
     # heading of the contact sheet -> small pictures (100, 100) and what is written under them
     sheet: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
@@ -160,7 +160,7 @@ def find(
     )
 
 # %% ../nbs/library/check.ipynb #f024b06d
-def _pairs(frame) -> pd.DataFrame:  # first, second (positions), how, where
+def _pairs(frame) -> pd.DataFrame:  # first, second (positions), how, where, grave
     "Every pair of files that show the same picture."
     found = {}
     for how, column in (("equal bytes", "bytes"), ("equal pixels", "pixels")):
@@ -170,14 +170,23 @@ def _pairs(frame) -> pd.DataFrame:  # first, second (positions), how, where
                 found.setdefault((first, other), how)
     whole = np.flatnonzero(frame.wrong == "")
     if len(whole) > 1:
-        for pair in copies(texture(np.stack(frame.small.iloc[whole].to_list()))).itertuples():
+        pictures = np.stack(frame.small.iloc[whole].to_list())
+        for pair in copies(texture(pictures)).itertuples():
             at = whole[pair.first], whole[pair.second]
             how = "same picture, mirrored" if pair.mirrored else "same picture, saved anew"
             known = frame["pixels"].iloc[at[0]] == frame["pixels"].iloc[at[1]]
             if at not in found and not known:
                 found[at] = how
-    rows = [(*at, how, _where(frame.iloc[at[0]], frame.iloc[at[1]])) for at, how in found.items()]
-    return pd.DataFrame(rows, columns=["first", "second", "how", "where"])
+        for pair in cut_anew(pictures).itertuples():
+            at = whole[pair.first], whole[pair.second]
+            if frame["pixels"].iloc[list(at)].nunique() > 1:
+                found.setdefault(at, _CUT_ANEW + " and mirrored" * pair.mirrored)
+    rows = []
+    for (i, j), how in found.items():
+        where = _where(frame.iloc[i], frame.iloc[j])
+        rows.append((i, j, how, where, not how.startswith(_CUT_ANEW) and _stands(where)))
+    pairs = pd.DataFrame(rows, columns=["first", "second", "how", "where", "grave"])
+    return pairs.astype(dict(grave=bool))
 
 
 def _where(a, b) -> str:
@@ -196,8 +205,11 @@ def _where(a, b) -> str:
 _HARMLESS = ("two editions of one knee", "an automatic cut and its knee")
 
 
-def _grave(where: str) -> bool:
-    "Whether a pair stands in the way: not where one of them is left out anyhow."
+_CUT_ANEW = "same picture, cut anew"
+
+
+def _stands(where: str) -> bool:
+    "Whether a pair matters: not where one of them is left out anyhow."
     return where not in _HARMLESS and "auto_test" not in where
 
 # %% ../nbs/library/check.ipynb #c1998738
@@ -219,7 +231,7 @@ def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is w
     parts = placed.groupby(["set", "participant"]).split.transform("nunique")
     for file in placed.file[parts > 1]:
         wrong.setdefault(file, []).append(FAULTS["divided"])
-    for pair in pairs[pairs["where"].map(_grave).astype(bool)].itertuples():
+    for pair in pairs[pairs.grave].itertuples():
         for at in (pair.first, pair.second):
             wrong.setdefault(frame.file[at], []).append(f"{pair.how}, {pair.where}")
     return {file: [*dict.fromkeys(reasons)] for file, reasons in wrong.items() if reasons}
@@ -277,10 +289,10 @@ def _findings(listing, frame, files, pairs, left) -> list[tuple[bool, str]]:
     parts = split.groupby(["set", "participant"]).split.nunique()
     if n := int((parts > 1).sum()):
         said.append((True, f"LEAK: {_plural(n, 'participant')} in more than one split."))
-    for (how, where), n in pairs.value_counts(["how", "where"], sort=False).items():
-        leak = "LEAK: " if _grave(where) and " and " in where else ""
+    for (how, where, grave), n in pairs.value_counts([*pairs.columns[2:]], sort=False).items():
+        leak = ("LEAK: " if grave else "LEAK? ") if _stands(where) and " and " in where else ""
         pair = _plural(n, "pair of files", "pairs of files")
-        said.append((_grave(where), f"{leak}{pair}, {how}, {where}."))
+        said.append((grave, f"{leak}{pair}, {how}, {where}."))
     contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
     if n := int(contrary.sum()):
         said.append((True, f"{_plural(n, 'picture')} with another side inside than in its name."))
@@ -349,9 +361,10 @@ def _sheet(frame, files, pairs, columns=8) -> dict:
     add("negatives", knees.index[knees.inverted.astype(bool)][:columns], short)
     faint = knees.polarity.abs().sort_values()
     add("polarity in doubt", faint.index[faint < _FAINT][:columns], short)
-    grave = pairs[pairs["where"].map(_grave).astype(bool)][: columns // 2]
-    for_pairs = [int(i) for pair in grave.itertuples() for i in (pair.first, pair.second)]
-    add("same picture twice", for_pairs, lambda i: f"{frame.split[i]} {short(i)}")
+    cut = ~pairs.grave & pairs["where"].map(_stands).astype(bool)
+    for heading, which in (("same picture twice", pairs.grave), ("cut anew?", cut)):
+        some = pairs.loc[which, ["first", "second"]][: columns // 2].to_numpy(int).ravel()
+        add(heading, some, lambda i: f"{frame.split[i]} {short(i)}")
     backwards = frame.letters.map(lambda found: any(l.mirrored for l in found))
     add("letters back to front", frame.index[backwards][:columns], short)
     add("no single knee", frame.index[(frame.wrong != "") & frame.small.notna()][:columns], short)
@@ -397,7 +410,9 @@ def as_text(report: Report) -> str:
 def _verdict(report) -> str:
     if not (report.files.state == "used").any():
         return "No picture here can be used as it is."
-    leaks = sum(s.startswith("LEAK") for _, s in report.findings)
+    leaks = sum(s.startswith("LEAK:") for _, s in report.findings)
+    if report.clean and any(s.startswith("LEAK?") for _, s in report.findings):
+        return "Nothing stands in the way, but one film may lie in two splits: see LEAK?"
     if report.clean:
         return "Nothing stands in the way."
     return (
@@ -464,7 +479,7 @@ def _table(table, most=200) -> str:
 _NOTE = """Every file with its state and reason is in files.csv. Files and participants that are
 not published have codes; <code>koa check FOLDER --find CODE</code>, on the machine that holds the
 key, tells which is meant. Words burned into a picture are not removed from the contact sheet.
-Copies of a picture that were cut anew are not found."""
+Other cuts of one film are told as a question: <code>load_knees</code> does not refuse them."""
 
 
 def write_report(

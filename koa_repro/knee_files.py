@@ -26,10 +26,9 @@ from .paths import manifests, repository
 from .privacy import code, plain
 from koa_repro.radiographs import (
     UnreadableRadiograph,
-    check_knee,
+    as_knee,
     decode,
     file_bytes,
-    knee_roi,
     polarity,
 )
 from .splits import GRADES, SPLITS, whole_grades
@@ -302,14 +301,15 @@ def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong
     digest = hashlib.sha256(data).hexdigest()
     try:
         grey, _, side = decode(data)
-        check_knee(grey)
     except UnreadableRadiograph as e:
         return None, row.side, False, digest, str(e)
+    knee = as_knee(grey)
+    if knee.wrong:
+        return None, row.side, False, digest, knee.wrong
     if side and row.side and side != row.side:
         fault = f"says side {side} inside and {row.side} in its name; find out which is right"
         return None, row.side, False, digest, fault
-    roi, inverted = knee_roi(grey)
-    return roi, row.side or side or "", inverted, digest, None
+    return knee.roi, row.side or side or "", knee.inverted, digest, None
 
 
 def _read(source, frame, progress):  # -> images; the frame with side, inverted, sha256, wrong

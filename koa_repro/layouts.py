@@ -226,9 +226,9 @@ def readable(name: str) -> str:
 
 def _named(pictures, faults) -> list[Path]:
     "Pictures whose names are text; the others are faults."
-    found = [p for p in pictures if readable(p.as_posix()) == p.as_posix()]
-    faults["misnamed"] += [readable(p.as_posix()) for p in pictures if p not in set(found)]
-    return found
+    names = {p: readable(p.as_posix()) for p in pictures}
+    faults["misnamed"] += [name for p, name in names.items() if name != p.as_posix()]
+    return [p for p, name in names.items() if name == p.as_posix()]
 
 
 @dataclass

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'EDGE', 'CELLS', 'SURE', 'A_KNEE', 'LIMITS', 'thumbnail', 'picture_area', 'coarse', 'correlation',
-           'polarity', 'measures', 'why_no_knee']
+           'polarity', 'measures', 'recognised']
 
 # %% ../nbs/library/recognition.ipynb #88238671
 from functools import cache
@@ -204,7 +204,7 @@ LIMITS = dict(  # measure -> limit, and what to say beyond it
     two=(0.05, "looks like two knees; crop it to one, centred on the joint"),
     quarter_gain=(0.1, "looks turned by {quarter_degrees:.0f} degrees; turn it upright"),
     covered=(0.24, "is covered by strips or boxes ({:.0%} of it); crop it to the film"),
-    turned=(0.27, "looks turned by about {turned_by:.0f} degrees; turn it upright"),
+    turned=(0.2, "looks turned by about {turned_by:.0f} degrees; turn it upright"),
     right=(0.54, "looks cut off or off centre to one side; centre it on the joint"),
     down=(0.1, "looks cut off or off centre above or below; centre it on the joint"),
     magnified=(
@@ -217,11 +217,15 @@ LIMITS = dict(  # measure -> limit, and what to say beyond it
 )
 
 
-def why_no_knee(
+def recognised(
     grey: np.ndarray,  # (H, W) uint8, or float32 in [0, 1]
-) -> str | None:
-    "The reason not to take a picture for one upright knee, or None where there is none."
+) -> tuple[str | None, float]:  # why it is not taken for one upright knee, or None; its polarity
+    "What a picture is taken for, all from one thumbnail."
     found = measures(grey)
+    return _reason(found), found["knee"]
+
+
+def _reason(found) -> str | None:
     found["quarter_degrees"] = 90 * found["quarter"]
     for name, (limit, reason) in LIMITS.items():
         beyond = found[name] < limit if name == "contrast" else found[name] > limit

@@ -178,12 +178,12 @@ class Study:
 
 # %% ../nbs/library/study.ipynb #f8ddc149
 def check_published(study: Study):
-    """Raises `ValueError` for real knees that are not the published ones: predictions name
-    files and participants, and what is kept in the repository is for everyone."""
+    """Raises `ValueError` for real knees that are not the published ones: what is kept in the
+    repository is for everyone, and so must its knees be."""
     if study.real and not study.published:
         raise ValueError(
-            "These are not the published knees, and predictions name their files and "
-            "participants: their runs stay in STORE and are never kept in the repository."
+            "These are not the published knees: their runs stay in STORE, where files and "
+            "participants have codes, and are never kept in the repository."
         )
 
 

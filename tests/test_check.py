@@ -129,6 +129,24 @@ def test_two_editions_are_told_and_no_fault(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("mirrored", (False, True))
+def test_another_cut_of_a_film_is_asked_about(plain, mirrored):
+    "Cut at one side, stretched by two factors: told, and in nobody's way."
+    knee = Image.open(plain / NAMES[0])
+    edge = knee.width
+    again = knee.crop([round(edge * s) for s in (0.02, 0.07, 0.97, 0.97)]).resize((224, 224))
+    again = again.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else again
+    again.save(plain / "test/0/20L.png")
+    report = examine(plain)
+    how = "same picture, cut anew" + " and mirrored" * mirrored
+    told = report.pairs[["how", "where", "grave"]].values.tolist()
+    assert told == [[how, "in test and train", False]] and "cut anew?" in report.sheet
+    assert report.clean and "LEAK?" in as_text(report) and states(report) == {"used": 7}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(load_knees(plain, manifest=None)) == 7
+
+
 def test_a_folder_that_cannot_be_listed_is_told(plain, monkeypatch):
     real = os.scandir
 

@@ -248,8 +248,8 @@ def merge(
     taken, faults, public = [], [], pd.read_csv(manifests() / "kl224.csv").sha256
     if not (home.sha256.isin(public) | home.file.str.startswith("phantom/")).all():
         raise MergeError(
-            f"{folder} was packed from other knees than the published ones: predictions "
-            f"name their files and participants, and are never kept in the repository."
+            f"{folder} was packed from other knees than the published ones: "
+            f"their predictions stay with you and are never kept in the repository."
         )
     with archive:
         for name in sorted({n.split("/")[0] for n in archive.namelist()}):
