@@ -1,18 +1,20 @@
 """Knees found in composites of the eight committed regions of interest, and what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from koa_repro.composites import Film, Picker, Placed, picture, random_film
+from koa_repro import localise
+from koa_repro.composites import Film, Picker, Placed, composite, picture, random_film
 from koa_repro.data import example_knees
 from koa_repro.localise import WEIGHTS, FoundKnee, cut, find_knees
 from koa_repro.paths import manifests
 from koa_repro.radiographs import UnreadableRadiograph
-from koa_repro.tools.localiser import composite, overlap
+from koa_repro.tools.localiser import overlap
 
 LOOK = dict(air=0.05, slope=(0, 0), window=(0, 1), gamma=1, grain=0.01, sharp=0, blur=0)
 LEG = dict(
@@ -114,14 +116,10 @@ def test_files_and_arrays_agree_and_repeat(pick, tmp_path):
     assert find_knees(tmp_path / "film.png") == found == find_knees(str(tmp_path / "film.png"))
 
 
-def test_a_file_may_tell_the_side_of_one_knee(pick, tmp_path, monkeypatch):
-    import koa_repro.localise as module
-
+def test_a_file_may_tell_the_side_of_one_knee(pick, monkeypatch):
     image, _ = film(pick, 2, 2, (1, 1, 1, 1, 0))
-    read = lambda path, roi: module.read_radiograph.__class__ and type(
-        "Read", (), dict(image=image, side="L")
-    )
-    monkeypatch.setattr(module, "read_radiograph", read)
+    read = lambda path, roi: SimpleNamespace(image=image, side="L")
+    monkeypatch.setattr(localise, "read_radiograph", read)
     assert find_knees("film.dcm")[0].side == "L"
 
 
