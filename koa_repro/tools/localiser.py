@@ -208,7 +208,7 @@ def overlap(
 def measure(
     knees,  # `KneeSet`
     pair: tuple[Finder, Refiner],
-    films: int = 1000,
+    films: int = 500,
     seed: int = 1,
 ) -> pd.DataFrame:  # a row for each knee that is shown, and for each false square
     "What is found in composites of these knees."
@@ -259,33 +259,46 @@ def drawn(
 
 def survey(
     folder: str | Path,  # gp: gp.csv and films/
-    out: str | Path,  # a folder for the contact sheets
+    out: str | Path,  # a folder for the contact sheets, and sheets.csv, which film is where
 ) -> pd.DataFrame:  # a row for each square; one without for a film with none
-    "Find the knees of real films and draw contact sheets."
-    listed, rows, sheets = pd.read_csv(Path(folder) / "gp.csv"), [], []
-    for file, view in zip(listed.file, listed["view"]):
-        path = Path(folder) / file
-        start = time.process_time()
-        found = find_knees(path)
-        seconds = time.process_time() - start
-        row = dict(file=Path(file).name, view=view, seconds=seconds)
-        rows += [row | asdict(k) for k in found] or [row]
-        least = min((k.confidence for k in found), default=0)
-        sheets.append((view, least, drawn(read_radiograph(path, roi=False).image, found)))
-    for view in sorted({s[0] for s in sheets}):
-        pictures = [
-            p for _, p in sorted((s[1:] for s in sheets if s[0] == view), key=lambda s: s[0])
-        ]
-        width, height = np.max([p.size for p in pictures], 0) + 4
-        columns, many = int(2100 // width), int(2100 // width) * 10
-        for n in range(0, len(pictures), many):
-            part = pictures[n : n + many]
-            size = (width * columns, height * -(-len(part) // columns))
-            sheet = Image.new("RGB", tuple(map(int, size)))
-            for i, p in enumerate(part):
-                sheet.paste(p, (int(i % columns * width), int(i // columns * height)))
-            sheet.save(writable(out) / f"{view.replace(' ', '_')}_{n // many:02d}.png")
+    """Find the knees of real films and draw contact sheets. Each half of a film of both knees is
+    asked again, as a film of one."""
+    rows, pictures = [], []
+    for film in pd.read_csv(Path(folder) / "gp.csv").to_dict("records"):
+        image = read_radiograph(Path(folder) / film["file"], roi=False).image
+        views, middle = {film["view"]: image}, image.shape[1] // 2
+        if film["view"] == "both knees":
+            views |= {"right half": image[:, :middle], "left half": image[:, middle:]}
+        for view, part in views.items():
+            start = time.process_time()
+            found = find_knees(part)
+            row = dict(file=Path(film["file"]).name, view=view)
+            row["seconds"] = time.process_time() - start
+            rows += [row | asdict(k) for k in found] or [row]
+            if part is image:
+                least = min((k.confidence for k in found), default=0)
+                pictures.append(row | dict(least=least, picture=drawn(image, found)))
+    _sheets(pd.DataFrame(pictures), writable(out))
     return pd.DataFrame(rows)
+
+
+def _sheets(pictures: pd.DataFrame, out: Path, wide: int = 2100, rows: int = 10):
+    "Contact sheets of each view, the least sure first."
+    places = []
+    for view, some in pictures.sort_values("least").groupby("view"):
+        width, height = np.max([p.size for p in some.picture], 0) + 4
+        columns = int(wide // width)
+        for n, (file, picture) in enumerate(zip(some.file, some.picture)):
+            number, at = divmod(n, rows * columns)
+            name = f"{view.replace(' ', '_')}_{number:02d}.png"
+            if at == 0:
+                sheet = Image.new("RGB", (int(width * columns), int(height * rows)))
+            row, column = divmod(at, columns)
+            sheet.paste(picture, (int(column * width), int(row * height)))
+            places.append(dict(sheet=name, row=row, column=column, file=file))
+            if at == rows * columns - 1 or n == len(some) - 1:
+                sheet.save(out / name)
+    pd.DataFrame(places).to_csv(out / "sheets.csv", index=False)
 
 # %% ../../nbs/library/localiser.ipynb #lcr00014
 def main(words=None):
