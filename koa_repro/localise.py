@@ -314,7 +314,7 @@ def find_knees(
     """The knees of an AP or PA film. Raises `UnreadableRadiograph`, a `ValueError`, or
     `FileNotFoundError`."""
     image, told = _read_film(film)
-    found = [row for row in candidates(image, _own()) if row[4] >= SURE]
+    found = [row for row in candidates(image, _own()).tolist() if row[4] >= SURE]
     found.sort(key=lambda row: row[0])
     knees = []
     for i, (x, y, edge, angle, sure, left) in enumerate(found):
