@@ -189,7 +189,7 @@ def save_networks(pair: tuple[Finder, Refiner], path: str | Path):
 _own = cache(networks)
 
 # %% ../nbs/library/localise.ipynb #loc00013
-SURE = 0.5  # confidence from which there is a knee
+SURE = 0.45  # confidence from which there is a knee
 SIDED = 0.9  # probability from which the fibula tells the side
 _SMALLEST = 32  # pixels of a film's shorter side at least
 _APART, _ALIKE = 0.7, 0.5  # edges between two knees; difference of their edges' logarithms
