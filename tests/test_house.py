@@ -95,7 +95,7 @@ def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
     "Every module, in a folder that is no checkout, with the run-time packages alone."
     source = tmp_path / "source"
     command = "git ls-files -co --exclude-standard koa_repro data_manifests/*.csv pyproject.toml"
-    command += " data_manifests/rois README.md LICENSE | tar -cT - | tar -xC"
+    command += " data_manifests/rois data_manifests/weights README.md LICENSE | tar -cT - | tar -xC"
     source.mkdir()
     subprocess.run(f"{command} {source}", shell=True, check=True, cwd=repository())
     build = ["pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
@@ -114,7 +114,10 @@ def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
         "import koa_repro.claims as c, koa_repro.paths as p\n"
         "assert p.manifests().name == '_manifests' and c.claim('C01') is not None\n"
         "from koa_repro.study import Study, study_frame\n"
-        "assert len(study_frame(Study(data='reference'))) == 5428"
+        "assert len(study_frame(Study(data='reference'))) == 5428\n"
+        "from koa_repro.data import example_knees\n"
+        "from koa_repro.localise import find_knees\n"
+        "assert len(find_knees(example_knees().images[0])) == 1"
     )
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(PYTHONPATH=str(site))
     away = tmp_path / "away"
