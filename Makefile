@@ -87,6 +87,7 @@ bench: setup ## this engine against the usual loop, on the same knees and networ
 engines: setup ## what precision, recording, compiling and company bring to a training on this device
 	@$(BIN)/python tests/bench_engines.py
 
+# The tests leave out cells that are marked slow: what they assert of all published knees is asserted here.
 notebooks: setup ## execute library notebooks in place (NB=method/5_losses, or all of them)
 	@$(BIN)/python -m koa_repro.tools.reproduce --refresh "$(NB)"
 
