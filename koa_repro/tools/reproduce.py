@@ -17,7 +17,9 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,14 +237,16 @@ def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Don
 
 
 def _execute_entry(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done:
-    times = lambda: {p: p.stat().st_mtime_ns for p in study.target.glob("*.*") if p.is_file()}
-    before, note = times(), folder / f"{entry.name}.json"
+    note = folder / f"{entry.name}.json"
     note.unlink(missing_ok=True)
-    try:
-        copy = execute(repository() / entry.notebook, folder, **parameters)
-    except NotebookFailed as e:
-        return Done(entry, None, [], str(e))
-    made = sorted(p.name for p, at in times().items() if before.get(p) != at)
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}.", dir=study.target) as own:
+        try:
+            copy = execute(repository() / entry.notebook, folder, **parameters | dict(out=own))
+        except NotebookFailed as e:
+            return Done(entry, None, [], str(e))
+        made = sorted(p.name for p in Path(own).iterdir() if p.is_file())
+        for name in made:
+            os.replace(Path(own) / name, study.target / name)
     facts = json.dumps(dict(state=_state(entry, study, parameters), made=made))
     write_whole(note, lambda p: p.write_text(facts, encoding="utf-8"))
     return Done(entry, copy, made)
@@ -330,14 +334,20 @@ def reproduce(
         store=str(study.runs),
         out=str(study.target),
     )
-    done, wanted = [], chosen(only)
-    for i, entry in enumerate(wanted, 1):
-        print(f"[{i}/{len(wanted)}] {title_of(repository() / entry.notebook)[0]}", flush=True)
+    wanted = chosen(only)
+
+    def one(entry):
+        which = f"[{wanted.index(entry) + 1}/{len(wanted)}]"
+        print(f"{which} {title_of(repository() / entry.notebook)[0]}", flush=True)
         if not (now := _finished(entry, study, folder, parameters)):
             now = _execute_entry(entry, study, folder, parameters)
         if now.failed:
             print(f"koa-repro: {now.failed}", file=sys.stderr, flush=True)
-        done.append(now)
+        return now
+
+    # what only reads kept predictions keeps one core busy; what trains, all of them
+    with ThreadPoolExecutor(2 if study.data == "reference" else 1) as lanes:
+        done = list(lanes.map(one, wanted))
     return write_report(done, study), done
 
 
