@@ -117,7 +117,7 @@ def draw_headlines(read: Read) -> Figure:
     fig, axes = plt.subplots(
         len(groups),
         1,
-        figsize=(PAGE, 0.95 + 0.34 * len(found) + 0.42 * len(groups)),
+        figsize=(PAGE, 1.15 + 0.34 * len(found) + 0.42 * len(groups)),
         height_ratios=[len(g) + 0.35 for g in groups],
         squeeze=False,
     )
@@ -179,7 +179,7 @@ def _key(fig, found):
         shown.append(
             mark(words, marker="o", color=PALE, lw=3.2, ms=8, mfc="white", mec=OURS, mew=1.6)
         )
-    fig.legend(handles=shown, loc="outside upper left", ncols=2, fontsize=9.5, handlelength=2.2)
+    fig.legend(handles=shown, loc="outside upper left", fontsize=9.5, handlelength=2.2)
 
 # %% ../../nbs/library/pages.ipynb #452e2a92
 def compared(h: Headline) -> str:
