@@ -19,7 +19,7 @@ from koa_repro.tools.pages import results_page
 from koa_repro.tools.reproduce import execute, readme
 
 NBS = repository() / "nbs"
-NOTEBOOKS = sorted(NBS.rglob("[!.]*.ipynb"))
+NOTEBOOKS = sorted([*NBS.glob("*.ipynb"), *NBS.glob("[!.]*/*.ipynb")])  # JupyterLab hides copies
 TABLES = [n for n in NOTEBOOKS if n.parent.name in ("paper", "beyond")]
 
 
