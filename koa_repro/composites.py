@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .localise import halvings, read
+from .localise import directions, halvings, read
 
 # %% ../nbs/library/composites.ipynb #cmp00006
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Placed:
 
     def axes(self) -> tuple[np.ndarray, np.ndarray]:
         "Unit vectors in the film along the square's rows and down its columns."
-        a = np.deg2rad(self.angle)
-        return np.array([np.cos(a), -np.sin(a)]), np.array([np.sin(a), np.cos(a)])
+        return directions(self.angle)
 
 
 @dataclass(frozen=True)

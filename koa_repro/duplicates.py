@@ -51,6 +51,13 @@ def _blocks(textures, mirrored, size=512):
         yield at, block
 
 
+def _listed(rows) -> pd.DataFrame:
+    "Pairs in order, each once, with its higher correlation."
+    found = pd.DataFrame(rows, columns=["first", "second", "correlation", "mirrored"])
+    found = found.sort_values("correlation", ascending=False)
+    return found.drop_duplicates(["first", "second"]).sort_index(ignore_index=True)
+
+
 def copies(
     textures: np.ndarray,  # (N, 50, 50)
     threshold: float = COPY,
@@ -62,9 +69,7 @@ def copies(
             for i, j in zip(*np.nonzero(block >= threshold)):
                 if at + i < j:
                     rows.append((int(at + i), int(j), float(block[i, j]), mirrored))
-    found = pd.DataFrame(rows, columns=["first", "second", "correlation", "mirrored"])
-    found = found.sort_values("correlation", ascending=False)
-    return found.drop_duplicates(["first", "second"]).sort_index(ignore_index=True)
+    return _listed(rows)
 
 # %% ../nbs/library/duplicates.ipynb #2add653e
 CUT = 0.85  # correlation from which two aligned pictures are cuts of one
@@ -180,6 +185,4 @@ def cut_anew(
         other = images[j][:, ::-1] if mirrored else images[j]
         if (fit := _aligned(still, _layers(other))) >= threshold:
             rows.append((i, j, fit, mirrored))
-    found = pd.DataFrame(rows, columns=["first", "second", "correlation", "mirrored"])
-    found = found.sort_values("correlation", ascending=False)
-    return found.drop_duplicates(["first", "second"]).sort_index(ignore_index=True)
+    return _listed(rows)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CANVAS', 'LONGEST', 'STRIDE', 'CROP', 'AROUND', 'TYPICAL', 'WEIGHTS', 'SURE', 'SIDED', 'Finder', 'Refiner',
-           'channels', 'square', 'halvings', 'read', 'networks', 'save_networks', 'FoundKnee', 'candidates',
-           'find_knees', 'cut']
+           'channels', 'directions', 'square', 'halvings', 'read', 'networks', 'save_networks', 'FoundKnee', 'framed',
+           'candidates', 'find_knees', 'cut']
 
 # %% ../nbs/library/localise.ipynb #loc00003
 import math
@@ -111,6 +111,14 @@ def channels(
     return torch.cat([(2 * grey - 1) * inside, local * inside, 2 * inside - 1], 1)
 
 # %% ../nbs/library/localise.ipynb #loc00008
+def directions(
+    angle: float,  # degrees, counter-clockwise
+) -> tuple[np.ndarray, np.ndarray]:  # (2,) each, x and y
+    "Unit vectors in the film along a turned square's rows and down its columns."
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return np.array([cos, -sin]), np.array([sin, cos])
+
+
 def square(
     x: Tensor,  # (B,) centre
     y: Tensor,
@@ -240,14 +248,23 @@ def _read_film(film) -> tuple[np.ndarray, str | None]:
     return image, side
 
 
+def framed(
+    grey: Tensor,  # (h, w), at most 160 each
+) -> tuple[Tensor, Tensor, int, int]:  # (1, 1, 160, 160) twice; where the film begins
+    "The finder's input: a film in the middle of it, 1 where there is film, its left and its top."
+    top, left = ((CANVAS - n) // 2 for n in grey.shape)
+    around = (left, CANVAS - grey.shape[1] - left, top, CANVAS - grey.shape[0] - top)
+    both = (F.pad(t[None, None], around) for t in (grey, torch.ones_like(grey)))
+    return *both, left, top
+
+
 def _look(finder, film: Tensor) -> Tensor:  # (K, 5): x, y, edge, angle, probability
     "The first look: at most four places in a film (H, W), in its pixels."
     shrink = LONGEST / max(film.shape)
     small = [max(round(n * shrink), 1) for n in film.shape]
-    grey = F.interpolate(film[None, None], small, mode="bilinear", antialias=True)
-    top, left = ((CANVAS - n) // 2 for n in small)
-    around = (left, CANVAS - small[1] - left, top, CANVAS - small[0] - top)
-    out = finder(channels(F.pad(grey, around), F.pad(torch.ones_like(grey), around)))[0]
+    grey = F.interpolate(film[None, None], small, mode="bilinear", antialias=True)[0, 0]
+    grey, inside, left, top = framed(grey)
+    out = finder(channels(grey, inside))[0]
     heat = out[0].sigmoid()
     peaks = torch.where(heat == F.max_pool2d(heat[None], 3, 1, 1)[0], heat, 0)
     score, cell = peaks.flatten().topk(12)

@@ -36,7 +36,9 @@ from koa_repro.localise import (
     Refiner,
     candidates,
     channels,
+    directions,
     find_knees,
+    framed,
     networks,
     save_networks,
     square,
@@ -48,9 +50,7 @@ from ..radiographs import read_radiograph
 def film_example(film: Film, rng) -> tuple[Tensor, Tensor]:  # (3, 160, 160); (2, 5)
     "Input of the finder; x, y, edge (pixels), angle and `shown` of up to two knees."
     image, step = picture(film, LONGEST, rng)
-    top, left = ((CANVAS - n) // 2 for n in image.shape)
-    pad = (left, CANVAS - image.shape[1] - left, top, CANVAS - image.shape[0] - top)
-    grey, inside = (F.pad(t[None, None], pad) for t in (image, torch.ones_like(image)))
+    grey, inside, left, top = framed(image)
     truth = torch.zeros(2, 5)
     for i, k in enumerate(film.knees):
         if shown := film.shown(k):
@@ -273,9 +273,8 @@ def drawn(
     sheet.paste(Image.fromarray((film * 255).astype(np.uint8)), (0, margin))
     pen = ImageDraw.Draw(sheet)
     for k in found:
-        a = math.radians(k.angle)
         middle = np.array([k.x + k.edge / 2, k.y + k.edge / 2 + margin])
-        along, down = np.array([math.cos(a), -math.sin(a)]), np.array([math.sin(a), math.cos(a)])
+        along, down = directions(k.angle)
         at = lambda u, v: tuple(middle + k.edge * ((u - 0.5) * along + (v - 0.5) * down))
         pen.line([at(0, 0), at(1, 0), at(1, 1), at(0, 1), at(0, 0)], fill="lime")
         pen.line([at(0.1, 0.58), at(0.9, 0.58)], fill="yellow")

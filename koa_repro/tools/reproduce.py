@@ -336,9 +336,8 @@ def reproduce(
     )
     wanted = chosen(only)
 
-    def one(entry):
-        which = f"[{wanted.index(entry) + 1}/{len(wanted)}]"
-        print(f"{which} {title_of(repository() / entry.notebook)[0]}", flush=True)
+    def one(number, entry):
+        print(f"[{number}/{len(wanted)}] {title_of(repository() / entry.notebook)[0]}", flush=True)
         if not (now := _finished(entry, study, folder, parameters)):
             now = _execute_entry(entry, study, folder, parameters)
         if now.failed:
@@ -347,7 +346,7 @@ def reproduce(
 
     # what only reads kept predictions keeps one core busy; what trains, all of them
     with ThreadPoolExecutor(2 if study.data == "reference" else 1) as lanes:
-        done = list(lanes.map(one, wanted))
+        done = list(lanes.map(one, range(1, len(wanted) + 1), wanted))
     return write_report(done, study), done
 
 
