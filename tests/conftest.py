@@ -4,7 +4,8 @@ import tempfile
 
 import pytest
 
-os.environ.setdefault("KOA_KEY", str(pathlib.Path(tempfile.mkdtemp(prefix="koa-key")) / "key"))
+# A key of each process: what is finished is judged by such files, and another worker may make one.
+os.environ["KOA_KEY"] = str(pathlib.Path(tempfile.mkdtemp(prefix="koa-key")) / "key")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
