@@ -1,0 +1,244 @@
+"""From a film to an answer: what is found, what is written, what a bad file does to the rest."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+from koa_repro import predict as films
+from koa_repro.data import example_knees, load_knees, real_knees
+from koa_repro.grader import WEIGHTS, load_grader, own_grader
+from koa_repro.paths import manifests, repository
+from koa_repro.predict import COLUMNS, draw_example, phantom_film, predict, read_file, spots_of
+from koa_repro.tools.koa import main
+from koa_repro.tools.release import candidate_spec, card_page, chosen, doubt_threshold
+
+SHIPPED = manifests() / WEIGHTS
+REAL = repository().parent / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def film():
+    return phantom_film()
+
+
+@pytest.fixture
+def folder(tmp_path, film):
+    "A film, a cut knee, litter, and a file that is no picture."
+    source = tmp_path / "films"
+    source.mkdir()
+    Image.fromarray(film).save(source / "a film.png")
+    knees = example_knees().only(2)
+    Image.fromarray(knees.images[0]).save(source / "P1_L.png")
+    (source / "broken.png").write_bytes(b"\x89PNG no more")
+    (source / ".DS_Store").write_bytes(b"x")
+    (source / "notes.txt").write_text("no picture")
+    return source
+
+
+def dicom(path, grey, **tags):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID, ds.Modality, ds.BodyPartExamined = meta.MediaStorageSOPClassUID, "DX", "KNEE"
+    ds.Rows, ds.Columns = grey.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.PixelData = grey.tobytes() + b"\0" * (grey.size % 2)
+    for name, value in tags.items():
+        setattr(ds, name, value)
+    pydicom.dcmwrite(path, ds)
+
+
+def test_a_folder_gives_a_row_a_knee_and_a_reason_for_every_file_without(folder, tmp_path):
+    table = predict(folder, tmp_path / "out")
+    assert table.columns.tolist() == COLUMNS
+    by_name = table.assign(name=[Path(f).name for f in table.file]).set_index("name")
+    assert by_name.loc["a film.png"].side.tolist() == ["R", "L"]
+    assert by_name.loc["P1_L.png", "side"] == "L"
+    assert set(by_name.index) == {"a film.png", "P1_L.png", "broken.png"}
+    broken = by_name.loc["broken.png"]
+    assert pd.isna(broken.grade) and broken.notes
+    graded = table[table.grade.notna()]
+    assert np.allclose(graded.p0 + graded.p2, 1)
+    assert (graded.confidence == graded[["p0", "p2"]].max(axis=1)).all()
+    assert (graded.grade == np.where(graded.p2 > graded.p0, 2, 0)).all()
+    limit = own_grader().card["doubt"]["threshold"]
+    assert (graded.doubtful == (graded.confidence < limit)).all()
+
+
+def test_what_is_written_is_what_is_returned(folder, tmp_path):
+    table, out = predict(folder, tmp_path / "out"), tmp_path / "out"
+    kept = pd.read_csv(out / "predictions.csv", keep_default_na=False, na_values={"p2": ""})
+    assert kept.file.tolist() == table.file.tolist()
+    assert np.allclose(kept.p2, table.p2.astype(float), atol=1e-4, equal_nan=True)
+    page = (out / "index.html").read_text()
+    pictures = sorted(p.name for p in (out / "pictures").iterdir())
+    assert len(pictures) == 2 and all(f"pictures/{p}" in page for p in pictures)
+    assert "http" not in page.replace("http-equiv", "")  # opens without a network
+    assert "broken.png" in page and films.LIMITS in page
+
+
+def test_one_bad_file_and_an_interruption_lose_nothing(folder, tmp_path, monkeypatch):
+    real, seen = films.read_file, []
+
+    def stopped(file, grader):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(file)
+        return real(file, grader)
+
+    monkeypatch.setattr(films, "read_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder, tmp_path / "out")
+    kept = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert set(kept.file) == {str(f) for f in seen}
+
+
+def test_the_negative_of_a_film_gets_the_films_answer(tmp_path, film):
+    for name, grey in dict(plain=film, negative=255 - film).items():
+        Image.fromarray(grey).save(tmp_path / f"{name}.png")
+    plain, negative = (read_file(tmp_path / f"{n}.png") for n in ("plain", "negative"))
+    assert [r["p2"] for r in negative.rows] == pytest.approx([r["p2"] for r in plain.rows])
+    assert all("dark" in r["notes"] for r in negative.rows)
+    assert not any("dark" in r["notes"] for r in plain.rows)
+
+
+def test_a_knee_and_its_mirror_image_get_the_same_answer():
+    knees, grader = example_knees().images, own_grader()
+    mirrored = np.ascontiguousarray(knees[:, :, ::-1])
+    assert np.array_equal(grader.probability(knees), grader.probability(mirrored))
+
+
+def test_a_cut_knee_is_read_as_the_library_reads_it(tmp_path):
+    knees = example_knees()
+    probability = own_grader().probability(knees.images)
+    for file, p in zip(knees.file, probability):
+        (row,) = read_file(manifests() / "rois" / file).rows
+        assert row["p2"] == pytest.approx(p[1], abs=1e-5)
+
+
+def test_a_dicom_tells_its_side_and_nothing_of_its_patient(tmp_path):
+    knee = example_knees().images[0]
+    tags = dict(PatientName="Doe^Jane", PatientID="4711", ImageLaterality="R")
+    dicom(tmp_path / "one.dcm", knee, **tags)
+    table = predict(tmp_path / "one.dcm", tmp_path / "out")
+    assert table.side.tolist() == ["R"] and table.grade.notna().all()
+    for file in (tmp_path / "out").rglob("*"):
+        assert not file.is_file() or (b"Doe" not in (b := file.read_bytes()) and b"4711" not in b)
+
+
+def test_a_marker_back_to_front_is_told_and_tells_the_side(film):
+    from PIL import ImageDraw, ImageFont
+
+    sheet = Image.fromarray(film)
+    font = ImageFont.load_default(60)
+    ImageDraw.Draw(sheet).text((30, 30), "R", fill=255, font=font)
+    marked = np.asarray(sheet)
+    assert [s.side for s in spots_of(marked)[0]] == ["R", "L"]
+    over = np.ascontiguousarray(marked[:, ::-1])
+    spots = spots_of(over)[0]
+    assert [s.side for s in spots] == ["L", "R"]
+    assert all("back to front" in "; ".join(s.notes) for s in spots)
+    assert not any("back to front" in n for s in spots_of(marked)[0] for n in s.notes)
+
+
+def test_a_square_over_the_edge_is_told(film):
+    (spot, *_), _ = spots_of(film)
+    cut_off = film[int(spot.y + 0.3 * spot.edge) :]
+    found = spots_of(np.ascontiguousarray(cut_off))[0]
+    assert found and any("beyond the film" in n for s in found for n in s.notes)
+
+
+def test_no_knee_is_an_answer_too(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    table = predict([tmp_path / "noise.png"])
+    assert len(table) == 1 and pd.isna(table.grade[0]) and "no knee" in table.notes[0]
+
+
+def test_bad_questions_are_one_sentence(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        predict(tmp_path / "nowhere.png")
+    with pytest.raises(FileNotFoundError):
+        predict(tmp_path)
+    assert main(["predict", str(tmp_path), "--out", str(tmp_path / "inside")]) == 2
+    assert main(["predict", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert all(l.startswith("koa predict: ") for l in capsys.readouterr().err.splitlines())
+    with pytest.raises(ValueError, match="uint8"):
+        own_grader().probability(np.zeros((1, 300, 300)))
+    with pytest.raises(FileNotFoundError, match="card.json"):
+        load_grader(tmp_path)
+
+
+def test_the_example_needs_nothing(tmp_path):
+    assert main(["predict", "--example", "--out", str(tmp_path)]) == 0
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 2
+    draw_example(tmp_path / "again.png")
+    first, again = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("example", "again"))
+    assert np.array_equal(first, again)
+
+
+def test_a_real_film_of_both_knees():
+    if not (film := REAL / "films" / "mrkr_bilateral_512.png").exists():
+        pytest.skip("no real film here")
+    reading = read_file(film)
+    centres = [(r["x"] + r["edge"] / 2, r["y"] + r["edge"] / 2) for r in reading.rows]
+    assert np.allclose(centres, [(195, 305), (403, 305)], atol=20)
+    assert all("back to front" in r["notes"] for r in reading.rows)
+
+
+# what is shipped
+
+
+def test_the_shipped_weights_are_those_of_the_card():
+    card = json.loads((SHIPPED / "card.json").read_text())
+    files = sorted(SHIPPED.glob("seed*.safetensors"))
+    assert [f.name for f in files] == sorted(card["sha256"]) and len(files) == 3
+    for file in files:
+        assert sha256(file.read_bytes()).hexdigest() == card["sha256"][file.name]
+        assert file.stat().st_size < 6e6
+    assert card["runs"] == [candidate_spec(chosen(), s).id for s in card["seeds"]]
+    assert (SHIPPED / "README.md").read_text() == card_page(card)
+
+
+def test_temperature_and_threshold_are_those_of_the_kept_validation_knees():
+    grader, kept = own_grader(), pd.read_parquet(SHIPPED / "predictions.parquet")
+    kept = kept[kept.split == "val"]
+    each = np.stack([kept[[f"p0_{s}", f"p2_{s}"]] for s in grader.card["seeds"]])
+    p = grader.calibrated(each)
+    threshold, right, share = doubt_threshold(p.max(1), p.argmax(1) == kept.label)
+    assert threshold == pytest.approx(grader.card["doubt"]["threshold"], abs=1e-6)
+    assert right >= 0.95 and share == pytest.approx(grader.card["doubt"]["share"])
+
+
+def _again(knees, kept):
+    each = own_grader().each(knees.images)
+    rows = kept.set_index("file").loc[knees.file]
+    for seed, p in zip(own_grader().card["seeds"], each):
+        assert np.allclose(p[:, 1], rows[f"p2_{seed}"], atol=1e-4)
+
+
+def test_the_shipped_weights_give_their_kept_predictions():
+    kept = pd.read_parquet(SHIPPED / "predictions.parquet")
+    knees = example_knees().only(0, 2)
+    knees = knees.select(np.isin(knees.file, kept.file))
+    assert len(knees)
+    _again(knees, kept)
+
+
+def test_the_shipped_weights_give_their_kept_predictions_of_real_knees():
+    if real_knees() is None:
+        pytest.skip("the public knees are not here")
+    kept = pd.read_parquet(SHIPPED / "predictions.parquet")
+    knees = load_knees(real_knees()).where(split="test")
+    _again(knees.select(slice(None, None, 16)), kept)
