@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'MEASURES', 'UNBOUNDED', 'own_shares', 'tempered', 'fit_temperature', 'recalibration', 'reliability',
-           'calibration_error', 'risk_area', 'confidence_measure']
+           'calibration_error', 'risk_area', 'confidence_measure', 'measure_interval']
 
 # %% ../nbs/library/calibration.ipynb #07c00003
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from .stats import Predictions, _binary, numbers
+from .stats import Interval, Predictions, _binary, bootstrap_interval, numbers
 
 # %% ../nbs/library/calibration.ipynb #c4f10010
 CORRECTIONS = ("raw", "prior-corrected")
@@ -186,3 +186,14 @@ def confidence_measure(
         own_below=p.confidence < 0.5,
     )[name].astype(float)
     return lambda w: w @ x.T / w.sum(1, keepdims=True)
+
+
+def measure_interval(
+    p: Predictions,
+    name: str,  # one of `MEASURES`, or of `stats.METRICS`
+    n: int = 2000,  # resamples
+) -> Interval:
+    "A measure of confidence or of accuracy with its interval over participants and seeds."
+    of = confidence_measure(p, name) if name in MEASURES else p.measure(name)
+    bounds = None if name in UNBOUNDED else (0, 1)
+    return bootstrap_interval(of, p.participant, n=n, bounds=bounds)

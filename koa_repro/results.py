@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'NOT_RUN', 'Read', 'rows_of', 'aligned',
-           'shared_seeds', 'row_difference', 'convergence', 'fit_of', 'training_table', 'show_training',
+           'shared_runs', 'shared_seeds', 'row_difference', 'convergence', 'fit_of', 'training_table', 'show_training',
            'difference_table', 'is_light', 'label', 'network_of', 'others', 'comparison_specs', 'hybrid_specs',
            'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force', 'one_step', 'steps_of', 'state_of_row',
            'by_seed', 'joined', 'turned', 'lone_rows', 'grade_difference', 'measure_table', 'begin', 'claim_line',
@@ -87,14 +87,21 @@ def aligned(
     return {row: replace(p, runs=tuple(filter(None, rows[row]))) for row, p in found.items()}
 
 
+def shared_runs(
+    rows: Mapping[object, Sequence[Run | None]],
+    *names: object,  # of the rows
+) -> list[tuple[Run, ...]]:  # one a row, in the order of the names; nothing where there is none
+    "The runs of these rows for the seeds that all of them have."
+    return list(zip(*(runs for runs in zip(*(rows[name] for name in names)) if all(runs))))
+
+
 def shared_seeds(
     rows: Mapping[object, Sequence[Run | None]],
     *names: object,  # of the rows
     weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
 ) -> list:  # [frames of the first, frames of the second, ...], or nothing
-    "Predictions of these rows for the seeds that all of them have; nothing where there is none."
-    seeds = [runs for runs in zip(*(rows[name] for name in names)) if all(runs)]
-    return [[run.predictions(weights) for run in side] for side in zip(*seeds)]
+    "Predictions of these rows for the seeds that all of them have."
+    return [[run.predictions(weights) for run in side] for side in shared_runs(rows, *names)]
 
 
 def row_difference(

@@ -32,6 +32,7 @@ from koa_repro.results import (
     row_difference,
     rows_of,
     save,
+    shared_runs,
     shared_seeds,
 )
 from ..runs import Run, RunSpec
@@ -166,13 +167,12 @@ def chosen_lengths(
 ) -> dict[str, int]:  # loss -> epochs; empty where no length has a seed of both
     """The length at which each loss does best on validation, out of those that both were run at,
     by the seeds that all of these have."""
-    both = lambda e: enumerate(zip(*(rows[loss, e] for loss in PAIR)))
-    seeds = {e: {s for s, runs in both(e) if all(runs)} for _, e in rows}
-    seeds = {e: done for e, done in seeds.items() if done}
-    shared = set.intersection(*seeds.values()) if seeds else set()
-    last = lambda loss, e: [rows[loss, e][s].history.val_accuracy.iloc[-1] for s in shared]
-    best = lambda loss: max(seeds, key=lambda e: np.mean(last(loss, e)))
-    return {loss: best(loss) for loss in PAIR} if shared else {}
+    pair = lambda epochs: [(loss, epochs) for loss in PAIR]
+    lengths = [e for e in dict.fromkeys(e for _, e in rows) if shared_runs(rows, *pair(e))]
+    names = [name for e in lengths for name in pair(e)]
+    runs = dict(zip(names, shared_runs(rows, *names)))
+    last = lambda loss, e: np.mean([r.history.val_accuracy.iloc[-1] for r in runs[loss, e]])
+    return {loss: max(lengths, key=lambda e: last(loss, e)) for loss in PAIR} if runs else {}
 
 
 def length_claim(
