@@ -79,7 +79,9 @@ def blank(
 def sample_views(
     rois: Tensor,  # (B, 300, 300) uint8
     flip: Tensor,  # (B,) +1 for right knees, -1 for left ones
-    change: Tensor | None,  # (B, 3) angle (degrees), brightness, gamma; None: the knee as it is
+    # (B, 3) angle (degrees), brightness, gamma; or (B, 6), and how the cut is moved: zoom, right,
+    # down (pixels of the region); None: the knee as it is
+    change: Tensor | None,
     grids: tuple[Tensor, ...],  # places to look up, each (h, w, 2)
     pixels: int = PATCH,  # side that a patch comes out with; other windows shrink with it
 ) -> list[Tensor]:  # one a grid, (B, 1, h, w), float32 in [0, 1]
@@ -90,10 +92,14 @@ def sample_views(
     images, views = rois[:, None].float() / 255, []
     for grid in grids:
         with torch.autocast(rois.device.type, enabled=False):  # eight bits do not number 300 pixels
-            place = torch.einsum("hwj,bij->bhwi", grid, turn) * (2 / (ROI - 1))
+            if change is not None and change.shape[1] > 3:
+                zoom, move = change[:, None, None, 3:4], change[:, None, None, 4:]
+                place = torch.einsum("bhwj,bij->bhwi", zoom * grid + move, turn) * (2 / (ROI - 1))
+            else:
+                place = torch.einsum("hwj,bij->bhwi", grid, turn) * (2 / (ROI - 1))
         view = F.grid_sample(images, place, "bilinear", "reflection", align_corners=True)
         if change is not None:
-            brightness, gamma = change[:, 1:, None, None, None].unbind(1)
+            brightness, gamma = change[:, 1:3, None, None, None].unbind(1)
             view = (view * brightness).clamp(0, 1) ** gamma
         views.append(F.avg_pool2d(view, PATCH // pixels) if pixels < PATCH else view)
     return views

@@ -39,6 +39,8 @@ class Recipe:
     rotation: float = 15.0  # degrees, uniform within +-rotation
     brightness: tuple = (0.7, 1.3)  # factor, uniform
     gamma: tuple = (0.5, 2.0)  # exponent, log-uniform
+    shift: float = 0.0  # pixels of the region by which a cut is moved at most; not the paper's
+    zoom: float = 0.0  # logarithm by which a cut is larger or smaller at most; not the paper's
     targets: str = "epoch"  # when c_k (eq. 6) is renewed; or "batch", or "slice", see `observe`
     pixels: int = PATCH  # side of the patches that the network reads; other views shrink with it
 
@@ -48,7 +50,7 @@ class Recipe:
             if getattr(self, name) != int(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
             put(name, int(getattr(self, name)))
-        for name in ("rate", "weight_decay", "rotation"):
+        for name in ("rate", "weight_decay", "rotation", "shift", "zoom"):
             put(name, float(getattr(self, name)))
         for name in ("brightness", "gamma"):
             put(name, v := tuple(map(float, getattr(self, name))))
@@ -85,8 +87,9 @@ def draw_epoch(
     recipe: Recipe,
     seed: int,
     epoch: int,  # counted from 0
-) -> tuple[np.ndarray, np.ndarray]:  # (steps, batch) positions; (steps, batch, 3) changes
-    "All that is random in one epoch. A change is an angle (degrees), a brightness and a gamma."
+) -> tuple[np.ndarray, np.ndarray]:  # (steps, batch) positions; (steps, batch, 3 or 6) changes
+    """All that is random in one epoch. A change is an angle (degrees), a brightness and a gamma;
+    where the recipe moves cuts, a zoom and a move to the right and down besides."""
     rng = np.random.default_rng([seed, epoch])
     order = draw_order(labels, recipe.batch, rng)
     u = rng.random((*order.shape, 3))
@@ -94,7 +97,11 @@ def draw_epoch(
     brightness = recipe.brightness[0] + np.ptp(recipe.brightness) * u[..., 1]
     low, high = np.log(recipe.gamma)
     gamma = np.exp(low + (high - low) * u[..., 2])
-    return order, np.stack([angle, brightness, gamma], -1).astype(np.float32)
+    change = [angle, brightness, gamma]
+    if recipe.shift or recipe.zoom:
+        v = 2 * rng.random((*order.shape, 3)) - 1
+        change += [np.exp(recipe.zoom * v[..., 0]), *np.moveaxis(recipe.shift * v[..., 1:], -1, 0)]
+    return order, np.stack(change, -1).astype(np.float32)
 
 # %% ../nbs/method/6_training.ipynb #a39deeef
 def one_cycle(
