@@ -26,7 +26,7 @@ from ..grader import WEIGHTS, Grader, load_grader, load_network, save_network
 from ..paths import manifests, write_whole
 from ..predict import outside, spots_of
 from ..radiographs import as_knee, decode, file_bytes
-from ..runs import Run, make_run
+from ..runs import Run, find, make_run
 from ..specs import RunSpec
 from ..stats import Predictions, stack
 from ..study import OWN_SPLITS, Study, study_knees, study_spec
@@ -186,7 +186,7 @@ def release(
 # %% ../../nbs/library/release.ipynb #rls00011
 _CARD = """# The shipped networks: {name}
 
-Three Siamese-GAP networks (Wang et al.), one recipe, three seeds, averaged and calibrated. Weights
+Siamese-GAP networks (Wang et al.), one recipe, {seeds} seeds, averaged and calibrated. Weights
 in half precision (safetensors). Code: Apache 2.0. The weights come from knees under CC BY 4.0: name
 the data set where you use them.
 
@@ -201,7 +201,7 @@ doi 10.17632/56rmx5bjcr.1; radiographs of the Osteoarthritis Initiative (United 
 {pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}. Chosen by
 Brier score on validation knees among: {candidates}. Training accuracy at the end: {fit}.
 
-**Numbers**, with 95% intervals over participants; the three networks averaged, temperature
+**Numbers**, with 95% intervals over participants; the networks averaged, temperature
 {temperature:.3f} from validation knees. The test knees were read once, after the choice.
 
 | knees | measure | value |
@@ -229,6 +229,7 @@ def card_page(card: dict) -> str:  # Markdown
         recipe[k] = " to ".join(f"{x:g}" for x in recipe[k])
     fit = ", ".join(f"{100 * x:.1f}%" for x in card["training_accuracy"])
     more = dict(name=card["name"], data=card["data"], temperature=card["temperature"])
+    more["seeds"] = len(card["seeds"])
     return _CARD.format(
         rows="\n".join(rows), fit=fit, candidates=", ".join(CANDIDATES), **recipe, **more,
         **card["doubt"],
@@ -318,10 +319,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         knees = lambda spec: study_knees(Study(data=a.data), split=spec.split)
         if a.what == "candidate":
             spec = candidate_spec(a.name, a.seed)
-            keep_candidate(a.name, make_run(spec, knees(spec), Path(a.store)))
+            run = find(spec, Path(a.store)) or make_run(spec, knees(spec), Path(a.store))
+            keep_candidate(a.name, run)
             return 0
         specs = [candidate_spec(name := chosen(), seed) for seed in SEEDS]
-        runs = [make_run(s, knees(s), Path(a.store)) for s in specs]
+        runs = [Run(s, folder) for s in specs if (folder := Path(a.store) / s.id).is_dir()]
         release(runs, study_knees(Study(data=a.data)), manifests() / WEIGHTS, name)
     except (OSError, ValueError) as e:
         print(f"release: {e}", file=sys.stderr)
