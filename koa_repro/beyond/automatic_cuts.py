@@ -36,7 +36,8 @@ def both_cuts(cuts: pd.DataFrame) -> dict[str, Predictions]:  # "published", "au
     "The knees of grade 0 and 2 that were cut twice, as predictions on the same knees."
     part = cuts[cuts.kl.isin((0, 2)) & cuts.p2.notna()].drop_duplicates("file")
     part = part.assign(kl=part.kl.astype(int), label=part.kl.astype(int) // 2, split="test")
-    frame = lambda p: part.assign(p0=1 - part[p], p1=part[p])
+    facts = part[["file", "participant", "kl", "label", "split"]]
+    frame = lambda p: facts.assign(p0=1 - part[p], p1=part[p])
     return stack(dict(published=[frame("p2_hand")], automatic=[frame("p2")]))
 
 

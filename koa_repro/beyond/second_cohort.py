@@ -35,14 +35,15 @@ def public_knees() -> Predictions:
     grader = own_grader()
     each = np.stack([kept[[f"p0_{s}", f"p2_{s}"]].to_numpy() for s in grader.card["seeds"]])
     p = grader.calibrated(each)
-    return stack({"public": [kept.assign(p0=p[:, 0], p1=p[:, 1])]})["public"]
+    facts = kept[["file", "participant", "kl", "label", "split"]]
+    return stack({"public": [facts.assign(p0=p[:, 0], p1=p[:, 1])]})["public"]
 
 
 def as_predictions(films: pd.DataFrame) -> Predictions:
     "Films of grade 0 and 2 in which a knee was found; each counts as a participant."
     part = films[films.kl.isin((0, 2)) & films.p2.notna()]
     more = dict(participant=part.file, label=part.kl // 2, split="test", p0=1 - part.p2, p1=part.p2)
-    return stack({"films": [part.assign(**more)]})["films"]
+    return stack({"films": [part[["file", "kl"]].assign(**more)]})["films"]
 
 # %% ../../nbs/beyond/second_cohort.ipynb #sec00015
 MEASURES = dict(
