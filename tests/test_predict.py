@@ -13,10 +13,11 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from koa_repro import predict as films
-from koa_repro.data import example_knees, load_knees, real_knees
+from koa_repro.data import example_knees, real_knees
 from koa_repro.grader import WEIGHTS, load_grader, own_grader
 from koa_repro.paths import manifests, repository
 from koa_repro.predict import COLUMNS, draw_example, phantom_film, predict, read_file, spots_of
+from koa_repro.radiographs import as_knee, decode, file_bytes
 from koa_repro.tools.koa import main
 from koa_repro.tools.release import candidate_spec, card_page, chosen, doubt_threshold
 
@@ -211,9 +212,8 @@ def test_the_shipped_weights_are_those_of_the_card():
     assert (SHIPPED / "README.md").read_text() == card_page(card)
 
 
-def test_temperature_and_threshold_are_those_of_the_kept_validation_knees():
-    grader, kept = own_grader(), pd.read_parquet(SHIPPED / "predictions.parquet")
-    kept = kept[kept.split == "val"]
+def test_temperature_and_threshold_are_those_of_the_kept_validation_knees(kept):
+    grader, kept = own_grader(), kept[kept.split == "val"]
     each = np.stack([kept[[f"p0_{s}", f"p2_{s}"]] for s in grader.card["seeds"]])
     p = grader.calibrated(each)
     threshold, right, share = doubt_threshold(p.max(1), p.argmax(1) == kept.label)
@@ -221,24 +221,23 @@ def test_temperature_and_threshold_are_those_of_the_kept_validation_knees():
     assert right >= 0.95 and share == pytest.approx(grader.card["doubt"]["share"])
 
 
-def _again(knees, kept):
-    each = own_grader().each(knees.images)
-    rows = kept.set_index("file").loc[knees.file]
-    for seed, p in zip(own_grader().card["seeds"], each):
+def _again(images, rows):
+    for seed, p in zip(own_grader().card["seeds"], own_grader().each(np.stack(images))):
         assert np.allclose(p[:, 1], rows[f"p2_{seed}"], atol=1e-4)
 
 
-def test_the_shipped_weights_give_their_kept_predictions():
-    kept = pd.read_parquet(SHIPPED / "predictions.parquet")
+@pytest.fixture(scope="module")
+def kept():
+    return pd.read_parquet(SHIPPED / "predictions.parquet")
+
+
+def test_the_shipped_weights_give_their_kept_predictions(kept):
     knees = example_knees().only(0, 2)
-    knees = knees.select(np.isin(knees.file, kept.file))
-    assert len(knees)
-    _again(knees, kept)
+    _again(knees.images, kept.set_index("file").loc[knees.file])
 
 
-def test_the_shipped_weights_give_their_kept_predictions_of_real_knees():
+def test_the_shipped_weights_give_their_kept_predictions_of_real_knees(kept):
     if real_knees() is None:
         pytest.skip("the public knees are not here")
-    kept = pd.read_parquet(SHIPPED / "predictions.parquet")
-    knees = load_knees(real_knees()).where(split="test")
-    _again(knees.select(slice(None, None, 16)), kept)
+    some = kept[::16]
+    _again([as_knee(decode(file_bytes(real_knees() / f))[0]).roi for f in some.file], some)

@@ -106,6 +106,7 @@ def doubt_threshold(
     right: np.ndarray,  # (N,) bool, correctly classified
 ) -> tuple[float, float, float]:  # threshold, share right above it, share of knees below it
     "The lowest confidence from which at least 95% are right. Raises `ValueError` if there is none."
+    confidence, right = np.asarray(confidence), np.asarray(right)
     order = np.argsort(-confidence, kind="stable")
     kept = np.arange(1, len(order) + 1)
     share = right[order].cumsum() / kept
