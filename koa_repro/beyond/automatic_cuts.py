@@ -127,7 +127,7 @@ def draw_cuts(cuts: pd.DataFrame, agreement: pd.DataFrame) -> plt.Figure:
     axes[2].errorbar(value, at, xerr=[value - low, high - value], **arms)
     names = [f"{g.removeprefix('apart ')} ({n})" for g, n in zip(part.group, part.knees)]
     axes[2].set_yticks(at, names)
-    axes[2].set(xlabel="called alike (%)", ylabel="centres apart (% of the edge; knees)")
+    axes[2].set(xlabel="called alike (%)", ylabel="centres apart (% of the edge)")
     axes[2].invert_yaxis()
     return fig
 
