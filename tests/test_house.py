@@ -117,7 +117,9 @@ def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
         "assert len(study_frame(Study(data='reference'))) == 5428\n"
         "from koa_repro.data import example_knees\n"
         "from koa_repro.localise import find_knees\n"
-        "assert len(find_knees(example_knees().images[0])) == 1"
+        "assert len(find_knees(example_knees().images[0])) == 1\n"
+        "from koa_repro.tools.koa import main\n"
+        "assert main(['predict', '--example', '--out', 'answer']) == 0"
     )
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(PYTHONPATH=str(site))
     away = tmp_path / "away"
