@@ -228,7 +228,7 @@ def _again(images, rows):
 
 @pytest.fixture(scope="module")
 def kept():
-    return pd.read_parquet(SHIPPED / "predictions.parquet")
+    return pd.read_parquet(SHIPPED / "answers.parquet")
 
 
 def test_the_shipped_weights_give_their_kept_predictions(kept):

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from ..calibration import confidence_measure, measure_interval
+from ..grader import read_by
 from ..paths import manifests
 from ..plotting import COLORS, PAGE
 from ..results import Entry, Line, interval_text, register
 from ..stats import Predictions, bootstrap_interval, paired_difference, stack
 
-SOURCE = "753 published automatic cuts of test knees, read by the shipped networks"
+SOURCE = f"published automatic cuts of test knees, read by {read_by()}"
 FOUND = 0.85  # correlation from which an automatic cut is surely of that knee
 FAR = 0.06  # edges from centre to centre from which a cut is far from the published one
 
@@ -152,11 +153,17 @@ def _lines(read):
     costs, found = read("automatic_cuts_costs"), read("automatic_cuts_agreement")
     told = lambda r, name, sign="": interval_text(r, name, digits=1, sign=sign)
     rows = [
-        Line(f"{r.measure}, automatic - published cut", "", told(r, "difference", "+"), "3", SOURCE)
+        Line(
+            f"{r.measure}, automatic - published cut",
+            "",
+            told(r, "difference", "+"),
+            read_by(),
+            SOURCE,
+        )
         for r in costs.rows()
     ]
     return rows + [
-        Line(f"called alike (%), {r.group}", "", told(r, "alike"), "3", SOURCE)
+        Line(f"called alike (%), {r.group}", "", told(r, "alike"), read_by(), SOURCE)
         for r in found.rows("not group.str.startswith('apart') and group != 'place unknown'")
     ]
 

@@ -181,7 +181,7 @@ def release(
     card["measures"] = _measures(facts, each, t)
     for seed, q in zip(card["seeds"], each):
         facts[f"p0_{seed}"], facts[f"p2_{seed}"] = q.T
-    facts.to_parquet(folder / "predictions.parquet", index=False)
+    facts.to_parquet(folder / "answers.parquet", index=False)
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card_page(card), encoding="utf-8")
 
