@@ -279,7 +279,7 @@ def files_of(
 # %% ../nbs/library/predict.ipynb #prd00017
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;
 color:#222}img{max-width:100%}table{border-collapse:collapse;font-size:14px}
-td,th{text-align:left;padding:.15em .8em;border-bottom:1px solid #eee}
+td,th{text-align:left;padding:.15em .8em;border-bottom:1px solid #eee}th{white-space:nowrap}
 h2{font-size:1.1em;margin-bottom:.2em;overflow-wrap:anywhere}
 .limits{background:#fff3cd;padding:.6em 1em}small{color:#666}"""
 
@@ -318,6 +318,12 @@ def as_text(table: pd.DataFrame) -> str:
     return f"{_shown(table).to_string(index=False)}\n\n{LIMITS}\n"
 
 
+_COLOURS = (
+    "In the pictures, orange places speak for KL-2 and blue ones for KL-0; "
+    "the frames in a knee are the two patches that the networks read."
+)
+
+
 def as_page(
     table: pd.DataFrame,  # from `predict`
     pictures: dict[str, str],  # file -> its picture, relative to the page
@@ -325,12 +331,11 @@ def as_page(
 ) -> str:
     "All answers as an HTML page beside its pictures."
     knees, none = table.grade.notna().sum(), table.grade.isna().sum()
-    told = f"{knees:,} knees in {table.file.nunique():,} files"
-    told += f"; {none:,} files without an answer" if none else ""
-    body = [f'<p class="limits">{html.escape(LIMITS)}</p><p>{told}.</p>']
+    told = f"Files: {table.file.nunique():,}. Knees: {knees:,}. Files without an answer: {none:,}."
+    body = [f'<p class="limits">{html.escape(LIMITS)}</p><p>{told} {_COLOURS}</p>']
     body.append(_shown(table).to_html(border=0, index=False))
     for file, picture in pictures.items():
-        notes = "; ".join(n for n in table[table.file == file].notes if n)
+        notes = "; ".join(dict.fromkeys(n for n in table[table.file == file].notes if n))
         body.append(f"<h2>{html.escape(file)}</h2><p>{html.escape(notes)}</p>")
         body.append(f'<img src="{picture}" alt="The film, its knees and their class maps">')
     body.append(f"<p><small>{html.escape(_provenance(card))}</small></p>")
