@@ -81,15 +81,12 @@ def _film_spots(image, told) -> tuple[list[Spot], float]:  # the knees, how well
     return spots, float(np.mean(fits)) if fits else 0.0
 
 
-def _side_by_letters(spots, letters):
-    "Side markers tell the side of the knee that is nearest to them."
-    for letter in letters:
-        middle = (letter.box[0] + letter.box[2]) / 2
-        nearest = min(spots, key=lambda s: abs(s.x + s.edge / 2 - middle))
-        nearest.side = letter.letter
-        for other in spots:
-            if other is not nearest:
-                other.side = "LR"[letter.letter == "L"]
+def _side_by(letter, spots):
+    "A side marker tells the side of the knee that is nearest to it, and so that of the other."
+    middle = (letter.box[0] + letter.box[2]) / 2
+    nearest = min(spots, key=lambda s: abs(s.x + s.edge / 2 - middle))
+    for spot in spots:
+        spot.side = letter.letter if spot is nearest else "LR"[letter.letter == "L"]
 
 
 def spots_of(
@@ -110,9 +107,9 @@ def spots_of(
             spot.notes.append("bone was dark; put right")
     letters = side_letters(shown) if spots else []
     if letters and len({(l.letter, l.mirrored) for l in letters}) <= 2:
-        _side_by_letters(spots, letters[:1])
+        _side_by(letters[0], spots)
     for spot in spots:
-        if any(l.mirrored for l in letters[:1]):
+        if letters and letters[0].mirrored:
             spot.notes.append("its letters stand back to front: the film was turned over")
         if (share := outside(spot, shown.shape)) > _OUTSIDE:
             spot.notes.append(f"{share:.0%} of the square lies beyond the film")
