@@ -15,13 +15,14 @@ SEEDS ?=
 STORE ?=
 OUT ?=
 ONLY ?=
+EXECUTOR ?=
 NB ?=
 MINUTES ?= 25
 FOLDER ?=
 RUNS ?=
 
 # A mistyped variable would be ignored by make, and the run would go its default way for hours.
-KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY NB MINUTES FOLDER RUNS
+KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY EXECUTOR NB MINUTES FOLDER RUNS
 GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
 UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
 ifneq ($(strip $(UNKNOWN)),)
@@ -32,7 +33,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # What the caller does not name has the command's own default.
 given = $(foreach v,$1,$(if $($v),--$(shell echo $v | tr A-Z a-z) "$($v)"))
-STUDY = $(call given,PROFILE DATA SEEDS STORE OUT ONLY)
+STUDY = $(call given,PROFILE DATA SEEDS STORE OUT ONLY EXECUTOR)
 GIVEN_ONLY = $(call given,PROFILE DATA SEEDS STORE)
 # torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
 INSTALL = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
@@ -47,10 +48,10 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	echo "Installing into .venv (a few minutes the first time)"
 	$(INSTALL) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(INSTALL) -e '.[reproduce,dicom,dev]'
+	$(INSTALL) -e '.[reproduce,dicom,slurm,dev]'
 	touch $(STAMP)
 
-reproduce: setup ## every table and figure, and a report (DATA, PROFILE, SEEDS, OUT, STORE, ONLY=table3)
+reproduce: setup ## every table and figure, and a report (DATA, PROFILE, SEEDS, OUT, STORE, EXECUTOR=slurm, ONLY=table3)
 	@$(BIN)/python -m koa_repro.tools.reproduce $(STUDY)
 
 figures: setup ## the same, and keep it: outputs in the notebooks, results in figures/, runs among the references

@@ -7,9 +7,10 @@ __all__ = ['PER_GPU', 'EVERY', 'default_device', 'has_bf16', 'resolve_precision'
            'validation', 'predict', 'NonFiniteLoss', 'Resumable', 'fit', 'save_whole', 'read_checkpoint', 'outcome']
 
 # %% ../nbs/library/fitting.ipynb #948a8ce1
+import hashlib
+import io
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -268,19 +269,24 @@ def _bar(progress: bool, trainer, title: str):
 
 
 def save_whole(state: dict, path: Path):
-    "`torch.save` such that the file is either the old one or the new one, never half of it."
-    write_whole(path, partial(torch.save, state))
+    """`torch.save`, whole, and the digest of its bytes after them: the file is either the old one
+    or the new one, and a bit that flips in it later is noticed."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    data = file.getvalue()
+    write_whole(path, lambda p: p.write_bytes(data + hashlib.sha256(data).digest()))
 
 
 def read_checkpoint(path: Path, device) -> dict:
     "What `save_whole` wrote. Raises `ValueError` where it is damaged."
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as e:
+    data = Path(path).read_bytes()
+    data, digest = data[:-32], data[-32:]
+    if hashlib.sha256(data).digest() != digest:
         raise ValueError(
-            f"The checkpoint {Path(path).name} in {Path(path).parent.name} is damaged "
-            f"({type(e).__name__}): delete it to begin anew."
-        ) from None
+            f"The checkpoint {Path(path).name} in {Path(path).parent.name} is damaged: "
+            "delete it to begin anew."
+        )
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def outcome(

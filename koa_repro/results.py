@@ -501,7 +501,7 @@ def _cells(i: Interval, start: str = "") -> dict:
 
 # %% ../nbs/library/results.ipynb #f23cca75
 def begin(
-    names: dict,  # the notebook's `globals()`, with its five parameters
+    names: dict,  # the notebook's `globals()`, with its parameters
 ) -> Study:
     "The study of a notebook's parameters; sets the plot style and shows what this copy is."
     from IPython.display import Markdown, display

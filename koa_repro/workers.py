@@ -12,34 +12,55 @@ import pkgutil
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 # %% ../nbs/library/workers.ipynb #6c058c46
-def _serve(pipe, work: str, options: dict, folder: Path | None):
-    "Take items from the pipe and hand back (answer, None) or (None, error), until it is closed."
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
-    work = pkgutil.resolve_name(work)
-    while True:
-        try:
-            item = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = work(item, **options), None
-        except Exception as e:
-            answer = None, f"{type(e).__name__}: {e}"
-        pipe.send(answer)
+_own = {}  # in a worker: its options
 
 
-def _end_with_parent(folder):
-    multiprocessing.parent_process().join()
-    if folder is not None:
+def _begin(line, folder: Path | None, options: dict):
+    _own.update(options)
+    threading.Thread(target=_end_with, args=(line, folder), daemon=True).start()
+
+
+def _end_with(line, folder):
+    try:
+        line.recv()
+    except (EOFError, OSError):
+        pass
+    if folder is not None and not multiprocessing.parent_process().is_alive():
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
+
+def _do(work: str, item) -> tuple:  # (answer, None) or (None, error)
+    try:
+        return pkgutil.resolve_name(work)(item, **_own), None
+    except Exception as e:  # as text: not every exception survives the way back
+        return None, f"{type(e).__name__}: {e}"
+
 # %% ../nbs/library/workers.ipynb #d6a87f7a
 ENDED_EARLY = "its worker ended early; its own message is above"
+
+
+class _Worker:
+    def __init__(self, folder, options):
+        context = multiprocessing.get_context("spawn")
+        self.line, self.theirs = context.Pipe()
+        self.pool = ProcessPoolExecutor(1, context, _begin, (self.theirs, folder, options))
+
+    @property
+    def alive(self) -> bool:
+        try:
+            return self.pool.submit(int).result() == 0
+        except BrokenProcessPool:
+            return False
+
+    def end(self):
+        self.line.close()
+        self.pool.shutdown(cancel_futures=True)
 
 
 def side_by_side(
@@ -50,52 +71,33 @@ def side_by_side(
     watch: Callable[[], None] = lambda: None,  # called twice a second meanwhile
 ) -> list[tuple]:  # (item, answer or None, error or None), as they came back
     "Every item's answer, or the error that stopped it. A killed worker loses its own item only."
-    context, found = multiprocessing.get_context("spawn"), []
-    items, free, busy, workers = iter(items), list(range(len(options)))[::-1], {}, {}
-    more = True
+    items, found, busy, workers = iter(items), [], {}, {}
+    free, more = list(range(len(options)))[::-1], True
     try:
         while more or busy:
             while more and free:
-                slot = free.pop()
-                if slot not in workers:
-                    workers[slot] = _start(context, work, options[slot], folder)
+                slot = free[-1]
                 try:
                     item = next(items)
                 except StopIteration:
                     more = False
                     break
-                pipe = workers[slot][1]
-                busy[pipe] = slot, item
+                if slot in workers and not workers[slot].alive:  # killed while it had nothing to do
+                    workers.pop(slot).end()
+                if slot not in workers:
+                    workers[slot] = _Worker(folder, options[slot])
+                busy[workers[slot].pool.submit(_do, work, item)] = free.pop(), item
+            for future in wait(busy, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                slot, item = busy.pop(future)
                 try:
-                    pipe.send(item)
-                except OSError:
-                    pass  # it has ended already, which the wait below will find
-            for pipe in wait(busy, timeout=0.5):
-                slot, item = busy.pop(pipe)
-                free.append(slot)
-                try:
-                    answer = pipe.recv()
-                except (EOFError, OSError):
+                    answer = future.result()
+                except BrokenProcessPool:
                     answer = None, ENDED_EARLY
-                    _end(workers.pop(slot))
+                    workers.pop(slot).end()
                 found.append((item, *answer))
+                free.append(slot)
             watch()
     finally:
         for worker in workers.values():
-            _end(worker)
+            worker.end()
     return found
-
-
-def _start(context, work, options, folder):  # the process and our end of its pipe
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work, options, folder), daemon=True)
-    process.start()
-    theirs.close()
-    return process, ours
-
-
-def _end(worker):
-    process, pipe = worker
-    process.terminate()
-    process.join()
-    pipe.close()

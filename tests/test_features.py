@@ -247,7 +247,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
 
     monkeypatch.setattr(features, "study_knees", no_knees)
     for row in rows.values():
-        (row[0].path / "weights.pt").rename(row[0].path / "hidden")
+        (row[0].path / "weights.safetensors").rename(row[0].path / "hidden")
     try:
         again = feature_sets(study, rows)
         np.testing.assert_array_equal(again["hybrid"].values, sets["hybrid"].values)
@@ -269,7 +269,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
         assert feature_sets(study, rows) == {}  # a pair of which one was never looked at is not run
     finally:
         for row in rows.values():
-            (row[0].path / "hidden").rename(row[0].path / "weights.pt")
+            (row[0].path / "hidden").rename(row[0].path / "weights.safetensors")
     assert (
         find(run.spec, store) is not None and STARTS % 2 == 1
     )  # an odd number of pictures has a middle one

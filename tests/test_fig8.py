@@ -445,13 +445,13 @@ def test_answers_are_the_networks_own_and_stay_without_weights(phantom_run, monk
         and table.file[3] == one.file[0]
     )
     monkeypatch.setattr(roc, "reopen", lambda *_: pytest.fail("a kept table was made again"))
-    (run.path / "weights.pt").rename(run.path / "weights.away")
+    (run.path / "weights.safetensors").rename(run.path / "weights.away")
     pd.testing.assert_frame_equal(roc._unseen(run, study), table)
     g = all_grades([run], study)
     assert len(g.kl) == len(known) + len(table) and set(g.kl) == set(table.kl) | {0, 2}
     (run.path / "unseen.parquet").unlink()
     assert roc._unseen(run, study) is None and all_grades([run, None], study) is None
-    (run.path / "weights.away").rename(run.path / "weights.pt")
+    (run.path / "weights.away").rename(run.path / "weights.safetensors")
 
 
 def test_trainings_that_answered_other_knees_are_refused(phantom_run, tmp_path, monkeypatch):
@@ -655,7 +655,7 @@ def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypa
     study = Study("preview", "reference", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     rows = roc_rows(study, roc_specs(study))
     run = rows["two grades"]["Ours, ce"][0]
-    assert run is not None and find(run.spec) and not (run.path / "weights.pt").exists()
+    assert run is not None and find(run.spec) and not (run.path / "weights.safetensors").exists()
     table = auc_table("two grades", rows["two grades"], 1, 200).set_index("row")
     p = run.predictions().query("split == 'test'")
     assert table.auc["Ours, ce"] == pytest.approx(

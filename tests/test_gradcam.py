@@ -313,7 +313,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
         raise AssertionError("knees are not needed any more")
 
     monkeypatch.setattr(gradcam, "study_knees", no_knees)
-    weights = {row: rows[row][0].path / "weights.pt" for row in ("Ours", "Tiulpin")}
+    weights = {row: rows[row][0].path / "weights.safetensors" for row in ("Ours", "Tiulpin")}
     for w in weights.values():
         w.rename(w.with_name("hidden"))
     try:

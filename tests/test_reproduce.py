@@ -86,7 +86,7 @@ def test_the_report_leads_to_every_notebook(smoke):
 def test_results_follow_from_predictions_alone(smoke, tmp_path):
     "Executed again, a table comes out of the runs' predictions, without weights or training."
     out, store = smoke
-    for weights in store.glob("*/weights.pt"):
+    for weights in store.glob("*/weights.safetensors"):
         weights.rename(tmp_path / weights.parent.name)
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
     table3 = next(e for e in entries() if e.name == "table3")
@@ -98,7 +98,7 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     assert again == (out / "table3_pooling.csv").read_text()
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
     for run in store.glob("[0-9a-f]*"):
-        (tmp_path / run.name).rename(run / "weights.pt")
+        (tmp_path / run.name).rename(run / "weights.safetensors")
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 
+from ..fitting import read_checkpoint
 from ..paths import writable
 from ..plotting import COLORS, COLUMN, PAGE
 from koa_repro.results import (
@@ -95,7 +95,7 @@ def history_so_far(study: Study, spec: RunSpec) -> pd.DataFrame:
     checkpoint = study.runs / ".partial" / spec.id / "checkpoint.pt"
     if study.data == "reference" or not checkpoint.exists():
         return pd.DataFrame()
-    return pd.DataFrame(torch.load(checkpoint, map_location="cpu", weights_only=True)["history"])
+    return pd.DataFrame(read_checkpoint(checkpoint, "cpu")["history"])
 
 # %% ../../nbs/beyond/search.ipynb #425c7e9b
 def _optuna():

@@ -24,11 +24,11 @@ import torch
 
 from ..claims import decide
 from ..data import GRADES, KneeSet
+from ..executors import ensure
 from ..paths import manifests, place, provenance, repository
 from ..results import entries, is_light, save_table
 from koa_repro.runs import (
     Run,
-    ensure,
     find,
     keep_reference,
     knees_id,
@@ -82,7 +82,7 @@ def status(
                 row=w.row,
                 seed=w.spec.seed,
                 id=w.spec.id,
-                state="reference" if run else state_of(w.spec, study.runs),
+                state="reference" if run else str(state_of(w.spec, study.runs)),
                 replicates=len(replicates(run)) if run else 0,
                 device=run.provenance["device"] if run else "",
             )

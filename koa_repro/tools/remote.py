@@ -186,7 +186,7 @@ def _left(trainer: Trainer) -> float:
 # %% ../../nbs/library/remote.ipynb #d31013b2
 def _finish(spec, trainer, knees, folder, index, weights):
     if weights:
-        torch.save(trainer.best["model"], folder / "best.pt")
+        write_whole(folder / "best.pt", lambda p: torch.save(trainer.best["model"], p))
     np.savez(folder / "softmax.npz", **outcome(trainer, knees.where(split=["val", "test"])))
     (folder / "history.json").write_text(json.dumps(trainer.history))
     (folder / "spec.json").write_text(json.dumps(spec.description))

@@ -321,7 +321,7 @@ def _html(table: str) -> str:  # of a Markdown table
 
 # %% ../../nbs/library/reproduce.ipynb #27cc635f
 def reproduce(
-    study: Study,  # the five parameters, checked
+    study: Study,  # the parameters, checked
     only: str = "",  # execute only notebooks whose name begins so
 ) -> tuple[Path, list[Done]]:  # the report's first page; what was executed, and what failed
     "Execute the notebooks and write the report. Raises `ValueError` where `only` fits none."
@@ -333,6 +333,7 @@ def reproduce(
         seeds=study.seeds,
         store=str(study.runs),
         out=str(study.target),
+        executor=study.executor,
     )
     wanted = chosen(only)
 
@@ -441,6 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, help="training runs of every row")
     add("--store", default="", help="folder of the runs; build/runs if empty")
     add("--out", default="", help="folder of tables and figures; build/<profile> if empty")
+    add("--executor", default="local", help="where runs are made: inline, local, slurm[:FILE]")
     add("--only", default="", help="only notebooks whose name begins so; several: table,fig8")
     add("--carry", action="store_true", help="keep the results in the repository")
     add("--refresh", metavar="PREFIX", help="instead: execute library notebooks in place")
@@ -459,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         profile = a.profile or ("preview" if kept else "smoke")
         seeds = (3 if kept else 1) if a.seeds is None else a.seeds
-        return _run(Study(profile, a.data, seeds, a.store, a.out), a)
+        return _run(Study(profile, a.data, seeds, a.store, a.out, a.executor), a)
     except (ValueError, OSError, NotebookFailed) as e:
         print(f"koa-repro: {e}", file=sys.stderr)
         return 1 if isinstance(e, NotebookFailed) else 2
