@@ -84,10 +84,8 @@ def explained(
         raise ValueError(f"{len(found)} runs of this store begin with {id!r}: give a whole id.")
     row = found.iloc[0]
     folder = Path(store) / (row.id if row.state in ("done", "damaged") else f".partial/{row.id}")
-    lines = [
-        f"{row.id}: {row.run}",
-        f"{row.state}, {row.epoch} of {row.of} epochs. {row.why}".strip(),
-    ]
+    state = f"{row.state}, {row.epoch} of {row.of} epochs. {row.why}".strip()
+    lines = [f"{row.id}: {row.run}", state]
     try:
         run = open_run(folder)
     except DamagedRun:
