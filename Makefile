@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status engines
+.PHONY: help setup reproduce test lab docs bench figures readme notebooks reference collect pack merge status engines faults
 
 # Whatever the locale, text is UTF-8.
 export PYTHONUTF8 := 1
@@ -96,5 +96,7 @@ readme: setup ## README.md and RESULTS.md from nbs/index.ipynb and figures/
 	@$(BIN)/python -m koa_repro.tools.reproduce --pages
 
 docs: setup ## the notebooks as HTML pages, in build/docs
-	@$(BIN)/jupyter nbconvert --to html --output-dir build/docs $$(find nbs -name '*.ipynb' -not -path '*/.*') --log-level WARN
-	echo "The pages: build/docs/index.html"
+	@$(BIN)/python -m koa_repro.tools.reproduce --docs
+
+faults: setup ## long trials of kills, full disks, flipped bits, hostile files and a real Slurm; counts go to figures/
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults --keep

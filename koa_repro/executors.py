@@ -265,7 +265,11 @@ def _submit(submitit, asked, partial, job, specs) -> list:
     if asked["gpus"]:
         options["gpus_per_node"] = asked["gpus"]
     cluster.update_parameters(**options)
-    return cluster.map_array(job, [spec.text for spec in specs])
+    try:
+        return cluster.map_array(job, [spec.text for spec in specs])
+    except submitit.core.utils.FailedJobError as e:
+        said = " ".join(str(e).split())
+        raise ValueError(f"The cluster refuses these jobs ({said}): change slurm.toml.") from None
 
 
 def _wait(jobs, cluster: str, bar):

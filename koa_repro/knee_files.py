@@ -23,7 +23,7 @@ from .duplicates import copies, texture
 from .layouts import ABOUT, AUTOMATIC, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
-from .privacy import code, plain
+from .privacy import code, plain, printable
 from koa_repro.radiographs import (
     UnreadableRadiograph,
     as_knee,
@@ -191,7 +191,7 @@ class KneeFilesError(ValueError):
             if files := getattr(self, kind):
                 named = "; ".join(self._name(f) for f in files[:20])
                 lines.append(f"{len(files)} {meaning}: {named}{' and more' * (len(files) > 20)}.")
-        super().__init__("\n".join(lines))
+        super().__init__(printable("\n".join(lines)))
 
     def _name(self, file):
         return f"{file} {self.reasons[file]}" if file in self.reasons else file

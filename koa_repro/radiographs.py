@@ -25,6 +25,7 @@ from koa_repro.dicom import (
 )
 from .dicom import UnreadableRadiograph as UnreadableRadiograph
 from .patches import ROI
+from .privacy import printable
 from .recognition import SURE, recognised
 from .recognition import TEMPLATE as TEMPLATE
 from .recognition import polarity as polarity
@@ -177,7 +178,7 @@ def read_radiograph(
         if knee and knee.wrong:
             raise UnreadableRadiograph(knee.wrong)
     except UnreadableRadiograph as e:
-        raise UnreadableRadiograph(f"{path.name} {e}.") from None
+        raise UnreadableRadiograph(f"{printable(path.name)} {e}.") from None
     image = grey.astype(np.float32) / 255 if grey.dtype == np.uint8 else grey
     inverted = knee is not None and knee.inverted
     return Radiograph(1 - image if inverted else image, spacing, side, inverted)

@@ -7,6 +7,7 @@ __all__ = ['listed', 'as_text', 'explained', 'prune']
 
 # %% ../nbs/library/store.ipynb #sto00003
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,4 @@ def _in_use(path: Path) -> bool:
 
 
 def _remove(path: Path):
-    import shutil
-
     shutil.rmtree(path) if path.is_dir() else path.unlink()

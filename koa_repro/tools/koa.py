@@ -13,8 +13,14 @@ from pathlib import Path
 
 from ..check import as_text, examine, find, write_report
 from ..paths import place, writable
+from ..privacy import printable
 
 # %% ../../nbs/library/koa.ipynb #caabe1c1
+def _say(text: str, file=None):
+    "Names of files are other people's: none of them may command the terminal."
+    print(printable(text), file=file)
+
+
 def _apart(target: Path, sources: Sequence[Path]):
     "Raises `ValueError` where what is written would be read the next time."
     for source in sources:
@@ -32,12 +38,12 @@ def check(
     source, target = Path(folder).expanduser(), place(out, "build/check")
     if find_code:
         found = find(source, find_code)
-        print("\n".join(found) or "No file of this folder has that code under this key.")
+        _say("\n".join(found) or "No file of this folder has that code under this key.")
         return 0 if found else 1
     _apart(target, [source])
     report = examine(source, names=names or None)
     page = write_report(report, writable(target))
-    print(as_text(report))
+    _say(as_text(report))
     print(f"The page: {Path(out or 'build/check') / page.name}")
     return 0 if report.clean else 1
 
@@ -67,7 +73,7 @@ def predict(
     if example:
         sources.append(films.draw_example(target / "example.png"))
     table = films.predict(sources, target, sys.stderr.isatty())
-    print(films.as_text(table))
+    _say(films.as_text(table))
     print(f"The page: {Path(out or 'build/predict') / 'index.html'}")
     return 0 if table.grade.notna().any() else 1
 
@@ -93,7 +99,7 @@ def runs(
 
     folder = place(store, "build/runs")
     if what == "explain":
-        print(runs_store.explained(folder, id))
+        _say(runs_store.explained(folder, id))
         return 0
     if what == "prune":
         told = runs_store.prune(folder, yes)
@@ -101,7 +107,7 @@ def runs(
         print("\n".join([*told, done]) if told else "There is nothing to clear away.")
         return 0
     table = runs_store.listed(folder, verify=what == "verify")
-    print(runs_store.as_text(table))
+    _say(runs_store.as_text(table))
     return 1 if table.state.isin(("damaged", "failed")).any() else 0
 
 
@@ -135,7 +141,7 @@ def main(words: Sequence[str] | None = None) -> int:  # the exit status
     try:
         return COMMANDS[given.command][2](given)
     except (OSError, ValueError) as e:
-        print(f"koa {given.command}: {e}", file=sys.stderr)
+        _say(f"koa {given.command}: {e}", sys.stderr)
         return 2
 
 # %% ../../nbs/library/koa.ipynb #1b4fd40b

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'chosen', 'title_of', 'NotebookFailed', 'check_parameters', 'execute', 'carry_outputs', 'refresh', 'Done',
-           'write_report', 'reproduce', 'check_kept', 'keep_results', 'readme', 'write_pages', 'main']
+           'write_report', 'write_page', 'write_docs', 'reproduce', 'check_kept', 'keep_results', 'readme',
+           'write_pages', 'main']
 
 # %% ../../nbs/library/reproduce.ipynb #f6fe5cd1
 import argparse
@@ -110,7 +111,24 @@ def execute(
         reason = "there is no Jupyter kernel named python3; run `make setup`, or install ipykernel."
     else:
         return copy
+    finally:
+        if copy.exists():
+            _without_places(copy, [*parameters.values(), str(repository()), str(target)])
     raise NotebookFailed(f"{notebook.name}, {reason}") from None
+
+
+def _without_places(copy: Path, values: Sequence):
+    "Whoever is shown an executed copy need not learn where things lie on this machine."
+    nb, text = nbformat.read(copy, 4), None
+    nb.metadata.pop("papermill", None)
+    for cell in nb.cells:
+        cell.metadata.pop("papermill", None)
+    text = nbformat.writes(nb)
+    places = {v for v in values if isinstance(v, str) and Path(v).is_absolute()}
+    for place in sorted(places, key=len, reverse=True):
+        text = text.replace(json.dumps(json.dumps(place)[1:-1])[1:-1], Path(place).name)
+        text = text.replace(json.dumps(place)[1:-1], Path(place).name)
+    copy.write_text(text + "\n", encoding="utf-8")
 
 
 class _Bars:
@@ -268,7 +286,7 @@ def write_report(done: Sequence[Done], study: Study) -> Path:  # the page to ope
     folder.mkdir(parents=True, exist_ok=True)
     for d in done:
         if d.copy:
-            _write_page(d.copy, folder)
+            write_page(d.copy, folder)
     made = {name for d in done for name in d.made}
     read = reader(study.target, lambda file: file.name in made)
     body = [f'<p class="failed">{html.escape(d.failed)}</p>' for d in done if d.failed]
@@ -293,16 +311,43 @@ _NEEDS = """ From the predictions that are kept in the repository. What needs ra
 network's weights is not here: it needs <code>DATA=folder</code>."""
 
 
-def _write_page(copy: Path, folder: Path):
+def write_page(copy: Path, folder: Path):
+    """A notebook as a page that opens without a network: formulas are MathML, which browsers draw
+    themselves, and it holds no script."""
+    from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body):
+            return convert(body, display="block")
+
+        def inline_math(self, body):
+            return convert(body)
 
     nb = nbformat.read(copy, 4)
     nb.cells = [_without_bars(c) for c in nb.cells if not c.source.startswith("#| hide")]
     export = HTMLExporter(
         template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True
     )
+    text = lambda source: MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+    export.register_filter("markdown2html", text)
     page, _ = export.from_notebook_node(nb, dict(metadata=dict(name=copy.stem)))
+    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
     (folder / f"{copy.stem}.html").write_text(page, encoding="utf-8")
+
+
+def write_docs() -> Path:  # the first page
+    "Every notebook as a page, in build/docs."
+    target, nbs = repository() / "build" / "docs", repository() / "nbs"
+    for notebook in nbs.rglob("[!.]*.ipynb"):
+        folder = target / notebook.parent.relative_to(nbs)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_page(notebook, folder)
+        page = folder / f"{notebook.stem}.html"
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r'(href="[^":]+)\.ipynb', r"\1.html", text), encoding="utf-8")
+    return target / "index.html"
 
 
 def _article(d: Done, study: Study, read) -> str:
@@ -447,6 +492,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--carry", action="store_true", help="keep the results in the repository")
     add("--refresh", metavar="PREFIX", help="instead: execute library notebooks in place")
     add("--pages", action="store_true", help="instead: write README.md and RESULTS.md")
+    add("--docs", action="store_true", help="instead: every notebook as a page, in build/docs")
     a = p.parse_args(argv)
     kept = a.data == "reference"  # the references are most complete at preview, with three seeds
     os.environ.setdefault("PYTHONUTF8", "1")  # for the kernels, whatever the locale
@@ -458,6 +504,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if a.pages:
             write_pages()
+            return 0
+        if a.docs:
+            print(f"The pages: {os.path.relpath(write_docs())}")
             return 0
         profile = a.profile or ("preview" if kept else "smoke")
         seeds = (3 if kept else 1) if a.seeds is None else a.seeds
