@@ -30,7 +30,7 @@ from PIL import Image
 from ..data_sets import DATA_SETS, data_set
 from ..paths import facts_of, provenance, repository, writable, write_whole
 from ..results import Entry, entries, reader, save_figure
-from ..runs import Run, keep_reference, read_spec, references
+from ..runs import SUMS, Run, keep_reference, read_spec, references
 from ..study import PROFILES, Study, check_published, look_up
 from .pages import draw_headlines, headlines, line_table, results_page
 
@@ -232,14 +232,18 @@ def _state(entry: Entry, study: Study, parameters: dict) -> str:
     "Hash of all that decides an execution."
     cells = nbformat.read(repository() / entry.notebook, 4).cells
     package = sorted((repository() / "koa_repro").rglob("*.py"))
-    kept = sorted(p.relative_to(references()).as_posix() for p in references().glob("*/*.*"))
+    kept = [p.read_text() for p in sorted(references().rglob(SUMS))]
     wanted = {s.id: s for specs in entry.specs(study).values() for s in specs}
-    there = sorted(id for id, s in wanted.items() if look_up(study, s))
+    there = [[id, run.sums] for id, s in sorted(wanted.items()) if (run := look_up(study, s))]
     named = {k: v for k, v in os.environ.items() if k.startswith("KOA_")}
-    files = [[v, Path(v).stat().st_mtime_ns] for v in named.values() if Path(v).exists()]
+    files = [_digest(Path(v)) for v in named.values() if Path(v).is_file()]
     facts = [[c.source for c in cells], [p.read_text(encoding="utf-8") for p in package]]
     facts += [parameters, kept, there, sorted(named.items()), files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done | None:
