@@ -82,8 +82,9 @@ test: setup ## ruff, import contracts; export and clean leave no diff; the noteb
 lab: setup ## open the notebooks
 	@$(BIN)/jupyter lab nbs
 
-bench: setup ## this engine against the usual loop, on the same knees and network
+bench: setup ## this engine against the usual loop; what a whole run costs, kept in data_manifests/scale.csv
 	@$(BIN)/python tests/bench_training.py
+	$(BIN)/python tests/bench_scale.py
 
 engines: setup ## what precision, recording, compiling and company bring to a training on this device
 	@$(BIN)/python tests/bench_engines.py

@@ -13,7 +13,9 @@ __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'N
            'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
+import hashlib
 import importlib
+import io
 import json
 import pkgutil
 from collections import Counter
@@ -697,8 +699,9 @@ def save_table(
 
 def _keep(path: Path, write: Callable[[Path], None], facts: dict) -> Path:
     "Write a table or figure, whole, and what made it beside it."
-    text = json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n"
     write_whole(path, write)
+    facts |= dict(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    text = json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n"
     write_whole(path.with_name(path.name + ".json"), lambda p: p.write_text(text, encoding="utf-8"))
     return path
 
@@ -795,7 +798,10 @@ def reader(
         file = folder / f"{name}.csv"
         if not file.exists() or not counts(file):
             return Result(pd.DataFrame(), "")
-        return Result(pd.read_csv(file), facts_of(file)["study"])
+        data, facts = file.read_bytes(), facts_of(file)
+        if facts["sha256"] != hashlib.sha256(data).hexdigest():
+            raise ValueError(f"{file.name} is not what its provenance describes: make it again.")
+        return Result(pd.read_csv(io.BytesIO(data)), facts["study"])
 
     return read
 

@@ -66,6 +66,7 @@ def _damaged(folder: Path, what: str) -> DamagedRun:
 
 def _write_sums(folder: Path, sums: dict[str, str]):
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    text += f"# {_digest(text.encode())}\n"  # of the list itself
     write_whole(folder / SUMS, lambda p: p.write_text(text))
 
 
@@ -90,10 +91,12 @@ class Run:
     def sums(self) -> dict[str, str]:
         "The digest of each file that belongs to the run."
         try:
-            lines = (self.path / SUMS).read_text().splitlines()
-            return {name: digest for digest, name in (line.split("  ") for line in lines)}
+            text, _, own = (self.path / SUMS).read_text().rpartition("# ")
         except (OSError, ValueError):
             raise _damaged(self.path, f"{SUMS} is missing or cannot be read") from None
+        if own != f"{_digest(text.encode())}\n":
+            raise _damaged(self.path, f"{SUMS} is not what was written")
+        return {name: digest for digest, name in (line.split("  ") for line in text.splitlines())}
 
     def read(self, name: str) -> bytes:
         "One of its files, checked."
