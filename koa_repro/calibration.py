@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'MEASURES', 'UNBOUNDED', 'own_shares', 'tempered', 'fit_temperature', 'recalibration', 'reliability',
-           'calibration_error', 'risk_area', 'confidence_measure', 'measure_interval']
+           'calibration_error', 'risk_area', 'confidence_measure', 'statistic_of', 'measure_interval']
 
 # %% ../nbs/library/calibration.ipynb #07c00003
 from collections.abc import Callable
@@ -188,12 +188,19 @@ def confidence_measure(
     return lambda w: w @ x.T / w.sum(1, keepdims=True)
 
 
+def statistic_of(
+    p: Predictions,
+    name: str,  # one of `MEASURES`, or of `stats.METRICS`
+) -> Callable:  # weights (b, N) -> (b, S)
+    "A measure of confidence or of accuracy, for `bootstrap_interval` and `paired_difference`."
+    return confidence_measure(p, name) if name in MEASURES else p.measure(name)
+
+
 def measure_interval(
     p: Predictions,
     name: str,  # one of `MEASURES`, or of `stats.METRICS`
     n: int = 2000,  # resamples
 ) -> Interval:
     "A measure of confidence or of accuracy with its interval over participants and seeds."
-    of = confidence_measure(p, name) if name in MEASURES else p.measure(name)
     bounds = None if name in UNBOUNDED else (0, 1)
-    return bootstrap_interval(of, p.participant, n=n, bounds=bounds)
+    return bootstrap_interval(statistic_of(p, name), p.participant, n=n, bounds=bounds)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..calibration import confidence_measure
+from ..calibration import statistic_of
 from ..claims import paper_numbers, points
 from ..plotting import COLORS, PAGE, heading
 from koa_repro.results import (
@@ -67,10 +67,6 @@ def length_specs(study: Study) -> dict[tuple, list[RunSpec]]:  # (loss, epochs) 
     }
 
 # %% ../../nbs/beyond/length.ipynb #fb954b34
-def _statistic(p, measure):
-    return confidence_measure(p, "brier") if measure == "brier" else p.measure(measure)
-
-
 def length_table(
     rows: Mapping[tuple, Sequence[Run | None]],  # from `rows_of`
 ) -> pd.DataFrame:  # one line a loss, a length and a measure; times 100
@@ -86,8 +82,7 @@ def length_table(
         for measure in MEASURES:
             more = {}
             if done:
-                statistic = _statistic(p, measure)
-                i = bootstrap_interval(statistic, p.participant)
+                i = bootstrap_interval(statistic_of(p, measure), p.participant)
                 more = dict(value=100 * i.estimate, low=100 * i.low, high=100 * i.high)
             lines.append(line | dict(measure=measure) | more)
     columns = ["loss", "epochs", "measure", "value", "low", "high", "training", "validation"]
@@ -122,7 +117,7 @@ def draw_lengths(
             for epochs in part.epochs:
                 for p in runs.get((loss, epochs), {}).values():
                     ones = np.ones((1, len(p.file)))
-                    value = 100 * _statistic(p, measure)(ones)[0, 0]
+                    value = 100 * statistic_of(p, measure)(ones)[0, 0]
                     ax.plot(epochs, value, ls="", ms=4.5, mfc="white", **style)
         ax.set_xscale("log")
         ax.set_xticks(ticks, ticks)
@@ -149,7 +144,7 @@ def difference_rows(
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
                 if both:
-                    a, b = (_statistic(runs[k], measure) for k in "ab")
+                    a, b = (statistic_of(runs[k], measure) for k in "ab")
                     i = paired_difference(a, b, clusters=runs["a"].participant)
                     i = replace(i, **fit)
                     found |= {k: 100 * getattr(i, k) for k in ("estimate", "low", "high")}

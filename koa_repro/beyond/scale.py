@@ -143,8 +143,8 @@ def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
         f"{m.rest.min():.0f} to {m.rest.max():.0f} seconds."
     )
     lines.append(
-        "\nEvery run is counted as one of the siamese network. The largest network of Table IV takes "
-        f"{_largest():.0f} times as long for a knee on a core, so the whole is a lower bound."
+        "\nEvery run is counted as one of the siamese network. The slowest network of Table IV "
+        f"takes {_largest():.0f} times as long for a knee, so the whole is a lower bound."
     )
     return "\n".join(lines)
 

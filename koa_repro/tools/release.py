@@ -22,13 +22,14 @@ from PIL import Image
 from ..calibration import fit_temperature, measure_interval, tempered
 from ..data import KneeSet
 from ..duplicates import displacement
-from ..grader import WEIGHTS, Grader, load_grader, load_network, save_network
+from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, save_network
 from ..paths import manifests, write_whole
 from ..predict import outside, spots_of
 from ..radiographs import as_knee, decode, file_bytes
+from ..results import interval_text
 from ..runs import Run, find, make_run
 from ..specs import RunSpec
-from ..stats import Predictions, stack
+from ..stats import stack
 from ..study import OWN_SPLITS, Study, study_knees, study_spec
 from ..training import Recipe
 
@@ -38,6 +39,11 @@ _WIDE = {name: getattr(Recipe(), name) for name in ("rotation", "brightness", "g
 CANDIDATES = {  # name -> profile, split, what differs from the profile's recipe
     "64 pixels": ("preview", "official", dict(epochs=36)),
     "narrow augmentation": ("short", "development", dict(epochs=24)),
+    "narrow augmentation, moved cuts": (
+        "short",
+        "development",
+        dict(epochs=24, shift=12.0, zoom=0.12),
+    ),
     "wide augmentation": ("short", "development", dict(epochs=24, **_WIDE)),
 }
 
@@ -117,26 +123,29 @@ def doubt_threshold(
     return float(confidence[order][at]), float(share[at]), float(1 - kept[at] / len(order))
 
 
-def _measures(frame, each, temperature) -> list[dict]:
+_MEASURES = dict(accuracy="accuracy (%)", auc="AUC", brier="Brier score", slope="calibration slope")
+
+
+def _measures(frame, card) -> list[dict]:
     rows = []
     for split in ("val", "test"):
-        p = _averaged(frame, each, temperature, split)
-        for metric, unit in dict(accuracy=100, auc=1, brier=1, slope=1).items():
-            i = measure_interval(p, metric)
-            value, low, high = (unit * x for x in (i.estimate, i.low, i.high))
-            digits = 1 if unit == 100 else 3
-            text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-            names = dict(accuracy="accuracy (%)", auc="AUC", brier="Brier score")
-            name = names.get(metric, "calibration slope")
-            more = dict(value=value, low=low, high=high, text=text)
-            rows.append(dict(split=split, metric=name, knees=len(p.file), **more))
+        p = answers_of(frame, card, split)
+        for metric, name in _MEASURES.items():
+            i, (unit, digits) = measure_interval(p, metric), (100, 1) if "%" in name else (1, 3)
+            ends = dict(value=unit * i.estimate, low=unit * i.low, high=unit * i.high)
+            text = interval_text(ends, "value", digits=digits)
+            rows.append(dict(split=split, metric=name, knees=len(p.file), **ends, text=text))
     return rows
 
 
-def _averaged(frame, each, temperature, split) -> Predictions:
-    p = tempered(np.asarray(each, float).mean(0), temperature)
-    frame = frame.assign(p0=p[:, 0], p1=p[:, 1])
-    return stack({"grader": [frame[frame.split == split]]}, split)["grader"]
+def _kept_seeds(folder: Path, name: str) -> dict[int, tuple]:  # seed -> run, how trained, its fit
+    "The seeds of a release of the same recipe that is there already."
+    file = folder / "card.json"
+    card = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(name="")
+    if card["name"] != name:
+        return {}
+    parts = (card[k] for k in ("runs", "trained", "training_accuracy"))
+    return dict(zip(card["seeds"], zip(*parts)))
 
 
 def release(
@@ -145,28 +154,35 @@ def release(
     folder: Path,  # where to; made
     name: str,  # of the candidate
 ):
-    "Write the rounded weights, their probabilities of validation and test knees, and the card."
+    """Write the rounded weights, their probabilities of validation and test knees, and the card.
+    Seeds of the same recipe that were released before stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    networks, hashes = [], {}
+    spec = runs[0].spec
+    title = f"{spec.network}, {spec.loss} loss, {name}"
+    seeds, file_of = _kept_seeds(folder, title), lambda s: folder / f"seed{s}.safetensors"
     for run in runs:
-        model, file = run.model(run.reported), folder / f"seed{run.spec.seed}.safetensors"
-        save_network(model, file)
-        networks.append(load_network(file, **dict(run.spec.options)))
-        hashes[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    spec, made = runs[0].spec, [r.provenance for r in runs]
+        save_network(model := run.model(run.reported), file_of(run.spec.seed))
+        made, fit = run.provenance, float(run.history.train_accuracy.iloc[-1])
+        told = {k: made[k] for k in ("precision", "engine", "processor", "torch")}
+        seeds[run.spec.seed] = run.spec.id, told, fit
+    for file in set(folder.glob("seed*.safetensors")) - set(map(file_of, seeds)):
+        file.unlink()  # of the recipe that was released before
+    seeds = dict(sorted(seeds.items()))
+    ids, trained, fits = map(list, zip(*seeds.values()))
     card = dict(
-        name=f"{spec.network}, {spec.loss} loss, {name}",
+        name=title,
         network=dict(spec.options),
         recipe=asdict(spec.recipe),
         candidates=sorted(compared().candidate.unique()),
-        seeds=[r.spec.seed for r in runs],
-        runs=[r.spec.id for r in runs],
+        seeds=list(seeds),
+        runs=ids,
         scale=list(model.scale),
-        trained=[{k: m[k] for k in ("precision", "engine", "processor", "torch")} for m in made],
-        training_accuracy=[float(r.history.train_accuracy.iloc[-1]) for r in runs],
+        trained=trained,
+        training_accuracy=fits,
         data="the public training knees of grades 0 and 2",
-        sha256=hashes,
+        sha256={f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in map(file_of, seeds)},
     )
+    networks = [load_network(file_of(s), **card["network"]) for s in seeds]
     watched = knees.select(np.isin(knees.split, ("val", "test")))
     each = Grader(tuple(networks), card).each(watched.images)
     facts = watched.frame()[["file", "participant", "side", "kl", "split"]].assign(
@@ -178,9 +194,9 @@ def release(
     p = tempered(mean[val], t)
     found = doubt_threshold(p.max(1), p.argmax(1) == label[val])
     card["doubt"] = dict(zip(("threshold", "right", "share"), found))
-    card["measures"] = _measures(facts, each, t)
     for seed, q in zip(card["seeds"], each):
         facts[f"p0_{seed}"], facts[f"p2_{seed}"] = q.T
+    card["measures"] = _measures(facts, card)
     facts.to_parquet(folder / "answers.parquet", index=False)
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card_page(card), encoding="utf-8")
@@ -201,9 +217,9 @@ the Osteoarthritis Initiative (United States, ages 45 to 79, standing PA films).
 validation and test are others.
 
 **Recipe.** Hybrid loss, {epochs} one-cycle epochs, batches of {batch}, patches of {pixels} x
-{pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}. Chosen by
-Brier score on validation knees among: {candidates}. Training accuracy at
-the end: {fit}.
+{pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}, cuts
+moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
+knees among: {candidates}. Training accuracy at the end: {fit}.
 
 **Numbers**, with 95% intervals over participants; the networks averaged, temperature
 {temperature:.3f} from validation knees. The test knees were read after the choice, in which they
