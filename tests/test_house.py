@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from importlib.metadata import distributions
 
 import nbformat
 import pandas as pd
@@ -88,7 +89,8 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 TOOLS = ["nbdev", "fastcore", "execnb", "papermill", "nbformat", "nbconvert", "jupyterlab"]
-EXTRAS = ["IPython", "umap", "optuna", "captum", "monai", "krippendorff"]
+EXTRAS = ["IPython", "umap", "optuna", "captum", "monai", "krippendorff", "submitit"]
+EXTRAS += ["latex2mathml"]
 
 
 def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
@@ -132,6 +134,16 @@ def test_the_wheel_imports_without_a_checkout_and_without_extras(tmp_path):
         env=env,
     )
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_everything_that_is_installed_is_pinned():
+    lines = (repository() / "constraints.txt").read_text().splitlines()
+    pins = {tuple(re.split("==|;", line.replace(" ", ""))[:2]) for line in lines if "==" in line}
+    plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+    pinned = {(plain(name), version) for name, version in pins}
+    here = {(plain(d.metadata["Name"]), d.version.split("+")[0]) for d in distributions()}
+    here = {(n, v) for n, v in here if n not in ("koa-repro", "pip", "setuptools", "wheel")}
+    assert len(here) > 100 and not here - pinned, "make the pins again, as constraints.txt says"
 
 
 def test_manifest_holds_the_published_counts():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -17,14 +18,14 @@ from koa_repro.study import Study
 from koa_repro.tools import reproduce
 from koa_repro.tools.reproduce import Done, NotebookFailed, execute, keep_results, main
 
-FIVE = "profile = 'smoke'\ndata = 'phantom'\nseeds = 1\nstore = ''\nout = ''"
+ASKED = "profile = 'smoke'\ndata = 'phantom'\nseeds = 1\nstore = ''\nout = ''\nexecutor = 'local'"
 KERNEL = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
 
 
 def write(path, *code, tags=("parameters",)):
-    "A small notebook: a heading, the five parameters, and these cells."
+    "A small notebook: a heading, the parameters, and these cells."
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [new_markdown_cell(f"# {path.stem}\n> Asks."), new_code_cell(FIVE)]
+    cells = [new_markdown_cell(f"# {path.stem}\n> Asks."), new_code_cell(ASKED)]
     cells[1].metadata["tags"] = list(tags)
     cells += [new_code_cell(c) for c in code]
     nbformat.write(new_notebook(cells=cells, metadata=KERNEL), path)
@@ -81,6 +82,27 @@ def test_the_report_leads_to_every_notebook(smoke):
     for e in (e for e in entries() if e.name in EXECUTED):
         assert f"{e.name}.html" in page
         assert (out / "report" / f"{e.name}.html").stat().st_size > 10_000
+
+
+def test_what_is_handed_on_opens_offline_and_tells_no_place(smoke):
+    out, store = smoke
+    pages = [*(out / "report").glob("*.html")]
+    assert len(pages) > 3
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "<script" not in text and not re.search(r"(src|@import)\W+https?:", text)
+    for file in (*pages, *(out / "executed").glob("*.ipynb")):
+        text = file.read_text(encoding="utf-8")
+        assert not [p for p in (str(out), str(store), str(repository())) if p in text], file.name
+
+
+def test_formulas_are_drawn_without_a_script(tmp_path):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [nbformat.v4.new_markdown_cell("Eq. $c_k$ and\n\n$$\\sum_i x_i^2$$\n\n`$KOA_KEY`")]
+    nbformat.write(nb, tmp_path / "a.ipynb")
+    reproduce.write_page(tmp_path / "a.ipynb", tmp_path)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<math") == 2 and "<msubsup>" in page and "$KOA_KEY" in page
 
 
 def test_results_follow_from_predictions_alone(smoke, tmp_path):
