@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PER_GPU', 'EVERY', 'default_device', 'has_bf16', 'resolve_precision', 'part_of', 'set_aside', 'summarise',
-           'validation', 'predict', 'NonFiniteLoss', 'Resumable', 'fit', 'save_whole', 'read_checkpoint', 'outcome']
+           'validation', 'predict', 'NonFiniteLoss', 'Resumable', 'fit', 'save_whole', 'read_checkpoint', 'put_weights',
+           'outcome']
 
 # %% ../nbs/library/fitting.ipynb #948a8ce1
 import hashlib
@@ -287,6 +288,20 @@ def read_checkpoint(path: Path, device) -> dict:
             "delete it to begin anew."
         )
     return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+
+def put_weights(
+    model: nn.Module,
+    data: bytes,  # safetensors: weights and running statistics, in half precision or in single
+):
+    "Give a network these weights. Raises `ValueError` for those of another network."
+    from safetensors.torch import load  # here: a bare machine has only PyTorch
+
+    state, own = {k: v.float() for k, v in load(data).items()}, model.state_dict()
+    lacking = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    if lacking or any(k not in own or v.shape != own[k].shape for k, v in state.items()):
+        raise ValueError("These are the weights of another network.")
+    model.load_state_dict(state, strict=False)
 
 
 def outcome(

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from .calibration import tempered
 from .explain import class_map, knee_map
+from .fitting import put_weights
 from .model import SiameseGAP
 from .patches import PATCH, ROI, cut_patches
 from .paths import manifests, write_whole
@@ -96,11 +97,7 @@ def load_network(
 ) -> SiameseGAP:
     "A network in evaluation mode on the CPU, in single precision."
     model = SiameseGAP(**options)
-    state = {k: v.float() for k, v in load_file(path).items()}
-    if lacking := set(model.state_dict()) - set(state):
-        if any(not k.endswith("num_batches_tracked") for k in lacking):
-            raise ValueError(f"{Path(path).name} holds the weights of another network.")
-    model.load_state_dict(state, strict=False)
+    put_weights(model, Path(path).read_bytes())
     return model.eval().requires_grad_(False)
 
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SUMS', 'WEIGHTS', 'NEEDED', 'STATES', 'knees_id', 'DamagedRun', 'seal', 'Run', 'references', 'open_run', 'find',
            'State', 'partial_of', 'state_of', 'replicates', 'keep_reference', 'predictions_frame', 'write_run',
-           'make_run', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived', 'derived_together', 'batches']
+           'make_run', 'begun', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived', 'derived_together',
+           'batches']
 
 # %% ../nbs/library/runs.ipynb #c2f186e1
 import hashlib
@@ -30,7 +31,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import nn
 
-from .fitting import fit, outcome
+from .fitting import fit, outcome, put_weights
 from .knee_files import KneeSet, fingerprint
 from .patches import DeviceKnees, view_of
 from .paths import manifests, processor, provenance, writable, write_whole
@@ -340,7 +341,7 @@ def make_run(
             return run
         try:
             trainer = Trainer(
-                build_network(spec),
+                begun(spec, Path(store)),
                 build_loss(spec),
                 knees,
                 spec.recipe,
@@ -368,6 +369,22 @@ def make_run(
             if error is e:
                 raise
             raise error from None
+
+
+def begun(spec: RunSpec, store: Path) -> nn.Module:
+    """The network that a run begins with: untrained, or with the weights that its recipe names,
+    from the manifests or the store's folder `starts`. Raises `FileNotFoundError`."""
+    model = build_network(spec)
+    if start := spec.recipe.start:
+        files = *manifests().glob("weights/*/*.safetensors"), *store.glob("starts/*.safetensors")
+        found = (data for f in files if _digest(data := f.read_bytes()).startswith(start))
+        if (data := next(found, None)) is None:
+            raise FileNotFoundError(
+                f"{spec.title} begins with the weights {start}, which are not here: put their "
+                "file into the folder `starts` of the store."
+            )
+        put_weights(model, data)
+    return model
 
 
 class OutOfMemory(RuntimeError):

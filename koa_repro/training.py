@@ -41,6 +41,7 @@ class Recipe:
     gamma: tuple = (0.5, 2.0)  # exponent, log-uniform
     shift: float = 0.0  # pixels of the region by which a cut is moved at most; not the paper's
     zoom: float = 0.0  # logarithm by which a cut is larger or smaller at most; not the paper's
+    start: str = ""  # SHA-256, twelve digits of it, of the weights to begin with; not the paper's
     targets: str = "epoch"  # when c_k (eq. 6) is renewed; or "batch", or "slice", see `observe`
     pixels: int = PATCH  # side of the patches that the network reads; other views shrink with it
 
@@ -64,6 +65,8 @@ class Recipe:
                 f"epochs={self.epochs}, batch={self.batch}: "
                 "at least 1 epoch and 2 knees a batch are needed."
             )
+        if self.start and (len(self.start) != 12 or set(self.start) - set("0123456789abcdef")):
+            raise ValueError(f"start={self.start!r} must be twelve hexadecimal digits, or empty.")
         if self.pixels < 1 or PATCH % self.pixels:
             raise ValueError(f"pixels={self.pixels} must divide {PATCH}.")
 
