@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 
 from koa_repro import executors, paths, runs
 from koa_repro.executors import check_executor, ensure, resources
+from koa_repro.grader import save_network
 from koa_repro.paths import DiskFull, write_whole
 from koa_repro.phantom import make_knees
 from koa_repro.runs import (
@@ -26,6 +28,7 @@ from koa_repro.runs import (
     OutOfMemory,
     Run,
     RunSpec,
+    begun,
     find,
     keep_reference,
     knees_id,
@@ -119,6 +122,25 @@ def test_every_reference_is_as_it_was_written():
         assert set(run.sums) == kept, folder.name
         for name in run.sums:
             run.read(name)
+
+
+def test_a_run_begins_with_the_weights_that_it_names(knees, spec, made, tmp_path):
+    (tmp_path / "starts").mkdir()
+    save_network(made.model("last"), file := tmp_path / "starts" / "any.safetensors")
+    start = sha256(file.read_bytes()).hexdigest()[:12]
+    later = replace(spec, recipe=replace(RECIPE, start=start))
+    assert later.id != spec.id and replace(spec, recipe=replace(RECIPE, start="")) == spec
+    first, last = begun(later, tmp_path).state_dict(), made.model("last").state_dict()
+    for name, value in last.items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4)
+    assert make_run(later, knees, tmp_path, progress=False).spec == later
+    with pytest.raises(FileNotFoundError, match=f"{start}, which are not here: .*starts"):
+        begun(later, tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="another network"):
+        begun(replace(later, network="antony", options=()), tmp_path)
+    with pytest.raises(ValueError, match="twelve hexadecimal"):
+        replace(RECIPE, start="seed0")
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, monkeypatch):
