@@ -324,7 +324,7 @@ def write_page(copy: Path, folder: Path):
 
     class Renderer(IPythonRenderer):
         def block_math(self, body):
-            return convert(body, display="block")
+            return convert(re.sub(r"\\tag\{(.*?)\}", r"\\qquad (\1)", body), display="block")
 
         def inline_math(self, body):
             return convert(body)
