@@ -206,8 +206,7 @@ class Resumable:
     def load(self, state: dict):
         "Go on from a state. Raises `ValueError` where precision or engine were others."
         for name in ("precision", "engine"):
-            made = state.get(name, "plain")  # before there were engines, every step was called
-            if made != getattr(self, name):
+            if (made := state[name]) != getattr(self, name):
                 raise ValueError(
                     f"The checkpoint was trained with {name}={made!r}, this training would go on "
                     f"with {getattr(self, name)!r}: delete it, or set the {name}."

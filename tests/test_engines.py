@@ -244,12 +244,3 @@ def test_a_recording_is_no_part_of_an_epoch(knees, monkeypatch):
     t = trainer(knees, engine="captured")
     assert t.run_epoch()["seconds"] == 5 and t.recording == 3600
     assert t.run_epoch()["seconds"] == 5 and t.recording == 0
-
-
-def test_a_checkpoint_from_before_there_were_engines(knees, tmp_path):
-    whole, t = fit(trainer(knees), progress=False), fit(trainer(knees), progress=False, until=1)
-    state = t.state()
-    del state["engine"]
-    torch.save(state, tmp_path / "c.pt")
-    resumed = fit(trainer(knees), tmp_path / "c.pt", progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(resumed), strict=True))

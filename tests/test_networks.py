@@ -183,7 +183,7 @@ def test_every_profile_fits_every_network(tmp_path):
     "A spec of any network can be made, built and run on nothing, whatever the profile's pixels."
     pixels = {p.recipe.pixels: name for name, p in PROFILES.items()}
     for profile in pixels.values():
-        study = Study(profile, out=str(tmp_path), store=str(tmp_path))
+        study = Study(profile, "reference", out=str(tmp_path), store=str(tmp_path))
         for name in ("antony", "nasser", "tiulpin", "resnet-18", "siamese-gap"):
             spec = study_spec(study, network=name)
             net = build_network(spec).eval()

@@ -294,7 +294,7 @@ def test_reference_study_needs_no_knees(tmp_path):
 
 def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
     places = dict(out=str(tmp_path), store=str(tmp_path))
-    for split in ("knee", "participant"):  # the official one: test_table4, by content
+    for split in ("official", "knee", "participant"):
         ids = {
             study_spec(Study("paper", data, **places), grades=(3, 4), split=split).id
             for data in ("reference", str(knees_folder))

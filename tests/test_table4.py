@@ -279,4 +279,3 @@ def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):
         and not Study("short", **places).published
         and Study("short", "reference", **places).published
     )
-    assert Study("short", str(knees_folder), **places).published

@@ -23,7 +23,7 @@ from koa_repro.paper.table5 import (
     show_grid,
     span_sentence,
 )
-from koa_repro.runs import RunSpec
+from koa_repro.runs import RunSpec, seal
 from koa_repro.study import PROFILES, Study
 from koa_repro.tuning import TRIPLES, choose, grid_specs, table5_options
 
@@ -237,6 +237,7 @@ def test_cost_tells_processor_from_gpu(tmp_path, monkeypatch):
         (folder / "provenance.json").write_text(
             json.dumps(dict(device=device, processor="some processor"))
         )
+        seal(folder)
         cost = grid_cost(2).query("profile == 'fast' and measured == 1")
         assert (
             list(cost.machine) == [kind]
