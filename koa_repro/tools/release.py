@@ -62,7 +62,8 @@ def candidate_spec(name: str, seed: int) -> RunSpec:
         raise ValueError(f"There is no candidate {name!r}: choose one of {', '.join(CANDIDATES)}.")
     profile, split, changes = CANDIDATES[name]
     study = Study(profile, data="reference")
-    start = STARTS[seed] if "shift" in changes else ""
+    if (start := STARTS.get(seed) if "shift" in changes else "") is None:
+        raise ValueError(f"{name}: seed {seed} has no weights to begin with; train and add them.")
     recipe = replace(study.settings.recipe, **changes, start=start)
     return study_spec(study, seed, split=split, recipe=recipe, loss="hybrid")
 
@@ -340,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = find(spec, Path(a.store)) or make_run(spec, knees(spec), Path(a.store))
             keep_candidate(a.name, run)
             return 0
-        specs = [candidate_spec(name := chosen(), seed) for seed in SEEDS]
+        later = "shift" in CANDIDATES[name := chosen()][2]
+        specs = [candidate_spec(name, seed) for seed in (STARTS if later else SEEDS)]
         runs = [Run(s, folder) for s in specs if (folder := Path(a.store) / s.id).is_dir()]
         release(runs, study_knees(Study(data=a.data)), manifests() / WEIGHTS, name)
     except (OSError, ValueError) as e:
