@@ -222,7 +222,7 @@ validation and test are others.
 **Recipe.** Hybrid loss, {epochs} one-cycle epochs, batches of {batch}, patches of {pixels} x
 {pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}, cuts
 moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
-knees among: {candidates}. Training accuracy at the end: {fit}.
+knees among: {candidates}. Training accuracy at the end: {fit}.{before}
 
 **Numbers**, with 95% intervals over participants; the networks averaged, temperature
 {temperature:.3f} from validation knees. The test knees were read after the choice, in which they
@@ -250,8 +250,16 @@ def card_page(card: dict) -> str:  # Markdown
     ]
     shown = card | card["recipe"] | card["doubt"]
     shown |= {k: " to ".join(f"{x:g}" for x in shown[k]) for k in ("brightness", "gamma")}
+    before = ""
+    if card["recipe"].get("start"):
+        before = (
+            "\nThis is the second part of a training: it began with the networks in\n"
+            "`data_manifests/weights/starts`, after "
+            f"{CANDIDATES['narrow augmentation'][2]['epochs']} epochs of the same recipe with cuts "
+            "as published."
+        )
     fit = ", ".join(f"{100 * x:.1f}%" for x in card["training_accuracy"])
-    shown |= dict(rows="\n".join(rows), fit=fit, seeds=len(card["seeds"]))
+    shown |= dict(rows="\n".join(rows), fit=fit, before=before, seeds=len(card["seeds"]))
     return _CARD.format_map(shown | dict(candidates=", ".join(card["candidates"])))
 
 # %% ../../nbs/library/release.ipynb #rls00021
