@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -260,7 +261,10 @@ def card_page(card: dict) -> str:  # Markdown
         )
     fit = ", ".join(f"{100 * x:.1f}%" for x in card["training_accuracy"])
     shown |= dict(rows="\n".join(rows), fit=fit, before=before, seeds=len(card["seeds"]))
-    return _CARD.format_map(shown | dict(candidates=", ".join(card["candidates"])))
+    text = _CARD.format_map(shown | dict(candidates="; ".join(card["candidates"])))
+    table = lambda part: part.startswith(("|", "#"))
+    fill = lambda part: part if table(part) else textwrap.fill(part, 100, break_long_words=False)
+    return "\n\n".join(map(fill, text.strip().split("\n\n"))) + "\n"
 
 # %% ../../nbs/library/release.ipynb #rls00021
 def read_automatic(folder: Path, grader: Grader) -> pd.DataFrame:  # one row an automatic cut
