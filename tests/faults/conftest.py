@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 COUNTS = []
+STUDY = "long trials on SYNTHETIC knees"
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +24,12 @@ def pytest_addoption(parser):
 def pytest_sessionfinish(session, exitstatus):
     if COUNTS:
         print("\n" + pd.DataFrame(COUNTS).to_string(index=False))
-    if session.config.getoption("--keep") and not exitstatus:
+    if session.config.getoption("--keep") and COUNTS and not exitstatus:
         from koa_repro.paths import repository
-        from koa_repro.results import save_table
+        from koa_repro.results import reader, save_table
 
-        save_table(
-            pd.DataFrame(COUNTS).sort_values("what"),
-            "faults",
-            repository() / "figures",
-            study="long trials on SYNTHETIC knees",
-        )
+        figures, found = repository() / "figures", pd.DataFrame(COUNTS)
+        kept = reader(figures)("faults").table  # of trials that were not made this time
+        if not kept.empty:
+            found = pd.concat([kept[~kept.what.isin(found.what)], found])
+        save_table(found.sort_values("what"), "faults", figures, study=STUDY)
