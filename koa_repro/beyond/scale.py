@@ -61,13 +61,13 @@ def wanted(study: Study) -> int:
 def oversampled(study: Study) -> int:
     "Knees that an epoch shows: every grade filled up to the largest one's count."
     train = study_frame(study).query("split == 'train'")
-    return int(train.label.value_counts().max() * train.label.nunique())
+    return int(train.kl.value_counts().max() * train.kl.nunique())
 
 # %% ../../nbs/beyond/scale.ipynb #sca00013
 def cost_table(study: Study) -> pd.DataFrame:  # one row a profile, a number of seeds and a place
     "What all runs cost, by the profile's length and pixels, and the number of seeds."
     m, knees, rows = measured(), oversampled(study), []
-    for name, seeds in (("preview", 3), ("short", 3), ("paper", 1), ("paper", 3)):
+    for name, seeds in (("preview", 3), ("fast", 1), ("fast", 3), ("paper", 3)):
         asked = Study(name, study.data, seeds, study.store, study.out)
         recipe, runs = asked.settings.recipe, wanted(asked)
         part = m[m.pixels == recipe.pixels]
@@ -76,7 +76,7 @@ def cost_table(study: Study) -> pd.DataFrame:  # one row a profile, a number of 
         for workers in WORKERS:
             place = dict(place="cores, measured", workers=workers, minutes_a_run=seconds / 60)
             rows.append(facts | place | dict(days=days(runs, workers, seconds)))
-        if name != "paper":
+        if not asked.settings.verdict:  # a profile for a CPU
             continue
         for minutes in GPU_MINUTES:
             for workers in WORKERS:
@@ -106,12 +106,14 @@ def draw_scale(study: Study) -> plt.Figure:
     whole = costs[(costs.profile == "paper") & (costs.seeds == costs.seeds.max())]
     marks = dict(zip(whole.minutes_a_run.unique(), "o^s"))
     for (place, minutes), part in whole.groupby(["place", "minutes_a_run"]):
-        name = f"{place}: {minutes:,.0f} min"
-        right.plot(part.workers, part.days, marks[minutes] + "-", ms=4, lw=1, label=name)
+        (line,) = right.plot(part.workers, part.days, marks[minutes] + "-", ms=4, lw=1)
+        name = f"{place}, {minutes:,.0f} min a run"
+        at = part.workers.iloc[0], 1.6 * part.days.iloc[0]
+        right.annotate(name, at, fontsize=7, color=line.get_color())
     right.set(xscale="log", yscale="log", xlabel="runs at a time", ylabel="days for all runs")
     right.set(xticks=WORKERS, xticklabels=WORKERS)
     right.minorticks_off()
-    right.legend(fontsize=6.5, title="paper, 3 seeds, a run of", title_fontsize=7)
+    right.set_ylim(top=4 * whole.days.max())
     for ax, letter in zip((left, middle, right), "abc"):
         ax.set_title(letter, loc="left", fontweight="bold")
     return fig
@@ -120,21 +122,21 @@ def draw_scale(study: Study) -> plt.Figure:
 def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
     "In words."
     lines, m = [], measured()
-    for name, seeds in (("preview", 3), ("paper", 3)):
+    for name, seeds in costs[["profile", "seeds"]].drop_duplicates().itertuples(index=False):
         part = costs[(costs.profile == name) & (costs.seeds == seeds)]
         own = part[part.place == "cores, measured"].set_index("workers")
         lines.append(
-            f"- **`{name}`, {seeds} seeds:** {own.runs.iloc[0]:,} runs of "
-            f"{own.minutes_a_run.iloc[0]:,.0f} minutes on a core: {own.days[1]:,.0f} days on one "
-            f"core, {own.days[8]:,.1f} on eight, {own.days[32]:,.1f} on an array of 32 jobs."
+            f"- **`{name}`, {seeds} seed{'s' * (seeds > 1)}:** {own.runs.iloc[0]:,} runs of "
+            f"{own.minutes_a_run.iloc[0]:,.0f} minutes on a core: {_long(own.days[1])} on one "
+            f"core, {_long(own.days[8])} on eight, {_long(own.days[32])} as an array of 32 jobs."
         )
     last = costs[costs.place == "GPUs, assumed"].query("seeds == 3 and workers in (1, 8)")
     told = "; ".join(
-        f"{r.days:,.1f} days on {r.workers} GPU{'s' * (r.workers > 1)} if a run took "
-        f"{r.minutes_a_run:g} min"
+        f"{r.runs:,} runs of `{r.profile}` take {_long(r.days)} on {r.workers} "
+        f"GPU{'s' * (r.workers > 1)} if one takes {r.minutes_a_run:g} min"
         for r in last.itertuples()
     )
-    lines.append(f"- **On GPUs, assumed and not measured:** `paper`, 3 seeds: {told}.")
+    lines.append(f"- **On GPUs, assumed and not measured:** {told}.")
     rise = m.groupby("pixels").knee_seconds.median()
     lines.append(
         f"- **Growth:** cost is proportional to knees, epochs and seeds; twice the side of the "
@@ -147,6 +149,10 @@ def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
         f"takes {_largest():.0f} times as long for a knee, so the whole is a lower bound."
     )
     return "\n".join(lines)
+
+
+def _long(days: float) -> str:
+    return f"{days:,.0f} days" if days >= 2 else f"{24 * days:,.0f} hours"
 
 
 def _largest() -> float:
