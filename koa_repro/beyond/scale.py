@@ -166,13 +166,13 @@ def scale_lines(read) -> list[Line]:
     found = read("scale_cost")
     return [
         Line(
-            f"All runs, {r.profile}, {r.seeds} seeds, {r.workers} at a time on {r.place}",
+            f"All runs, {r.profile}, {r.seeds} seed{'s' * (r.seeds > 1)}, eight cores (measured)",
             "",
             f"{r.days:,.1f} days",
             f"{r.runs:,} wanted",
             found.study,
         )
-        for r in found.rows("workers == 8")
+        for r in found.rows("workers == 8 and place == 'cores, measured'")
     ]
 
 
