@@ -112,30 +112,25 @@ def prune(
     really: bool = False,  # do it; else only tell
 ) -> list[str]:  # what may go, a line each
     "Clear a store. Raises `FileNotFoundError` where it does not exist."
-    store, told = Path(store), []
+    store, steps = Path(store), []  # what is said, what does it, to which path
+    aside = lambda folder: _set_aside(folder, store / ".damaged")
     table = listed(store, verify=True)
     for row in table[table.state.isin(("damaged", "failed"))].itertuples():
-        whole = store / row.id
+        whole, partial = store / row.id, store / ".partial" / row.id
         if row.state == "failed":
-            told.append(f"{row.id}: the note of its failure")
-            if really:
-                (store / ".partial" / row.id / "failed.json").unlink(missing_ok=True)
+            steps.append((f"{row.id}: the note of its failure", _remove, partial / "failed.json"))
         elif whole.is_dir():
-            told.append(f"{row.id}: damaged, set aside")
-            if really:
-                _set_aside(whole, store / ".damaged")
+            steps.append((f"{row.id}: damaged, set aside", aside, whole))
         else:
-            told.append(f"{row.id}: a description that cannot be read")
-            if really:
-                _set_aside(store / ".partial" / row.id, store / ".damaged")
-    left = [p for p in (store / ".partial").glob("knees-*")]
-    left += [p for p in (*store.glob(".*.new"), *store.glob(".partial/*/.*.new"))]
+            steps.append((f"{row.id}: a description that cannot be read", aside, partial))
+    left = *store.glob(".partial/knees-*"), *store.glob(".*.new"), *store.glob(".partial/*/.*.new")
     for path in left:
         if not _in_use(path):
-            told.append(f"{path.name}: left by a process that was ended")
-            if really:
-                _remove(path)
-    return told
+            steps.append((f"{path.name}: left by a process that was ended", _remove, path))
+    if really:
+        for _, act, path in steps:
+            act(path)
+    return [told for told, *_ in steps]
 
 
 def _set_aside(folder: Path, where: Path):
@@ -158,4 +153,4 @@ def _in_use(path: Path) -> bool:
 
 
 def _remove(path: Path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

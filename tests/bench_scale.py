@@ -15,16 +15,17 @@ from koa_repro.runs import RunSpec, find, knees_id
 from koa_repro.study import PROFILES
 from koa_repro.workers import side_by_side
 
+# what the network needs to read so few pixels
+OPTIONS = {p.recipe.pixels: p.options for p in PROFILES.values()}
+
 
 def measure() -> pd.DataFrame:
     rows = []
     for count in (400, 800, 1600):
         knees = make_knees(count, seed=1)
-        for pixels in (32, 64, 128):
+        for pixels in sorted(OPTIONS):
             recipe = replace(PROFILES["preview"].recipe, epochs=2, pixels=pixels)
-            options = PROFILES["preview"].options if pixels == 64 else {}
-            options = dict(padding=1) if pixels == 32 else options
-            spec = RunSpec(knees_id(knees.frame()), options=options, recipe=recipe)
+            spec = RunSpec(knees_id(knees.frame()), options=OPTIONS[pixels], recipe=recipe)
             with tempfile.TemporaryDirectory() as folder:
                 joblib.dump(knees, Path(folder) / spec.knees)
                 own = dict(folder=Path(folder), store=Path(folder) / "store", threads=1)

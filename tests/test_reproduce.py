@@ -93,8 +93,7 @@ def test_formulas_are_drawn_without_a_script(tmp_path):
     nb = nbformat.v4.new_notebook()
     nb.cells = [nbformat.v4.new_markdown_cell("Eq. $c_k$ and\n\n$$\\sum_i x_i^2$$\n\n`$KOA_KEY`")]
     nbformat.write(nb, tmp_path / "a.ipynb")
-    reproduce.write_page(tmp_path / "a.ipynb", tmp_path)
-    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    page = reproduce.page_of(tmp_path / "a.ipynb")
     assert page.count("<math") == 2 and "<msubsup>" in page and "$KOA_KEY" in page
 
 

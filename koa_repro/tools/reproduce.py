@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE', 'chosen', 'title_of', 'NotebookFailed', 'check_parameters', 'execute', 'carry_outputs', 'refresh', 'Done',
-           'write_report', 'write_page', 'write_docs', 'reproduce', 'check_kept', 'keep_results', 'readme',
-           'write_pages', 'main']
+           'write_report', 'page_of', 'write_docs', 'reproduce', 'check_kept', 'keep_results', 'readme', 'write_pages',
+           'main']
 
 # %% ../../nbs/library/reproduce.ipynb #f6fe5cd1
 import argparse
@@ -119,7 +119,7 @@ def execute(
 
 def _without_places(copy: Path, values: Sequence):
     "Whoever is shown an executed copy need not learn where things lie on this machine."
-    nb, text = nbformat.read(copy, 4), None
+    nb = nbformat.read(copy, 4)
     nb.metadata.pop("papermill", None)
     for cell in nb.cells:
         cell.metadata.pop("papermill", None)
@@ -290,7 +290,7 @@ def write_report(done: Sequence[Done], study: Study) -> Path:  # the page to ope
     folder.mkdir(parents=True, exist_ok=True)
     for d in done:
         if d.copy:
-            write_page(d.copy, folder)
+            (folder / f"{d.copy.stem}.html").write_text(page_of(d.copy), encoding="utf-8")
     made = {name for d in done for name in d.made}
     read = reader(study.target, lambda file: file.name in made)
     body = [f'<p class="failed">{html.escape(d.failed)}</p>' for d in done if d.failed]
@@ -315,7 +315,7 @@ _NEEDS = """ From the predictions that are kept in the repository. What needs ra
 network's weights is not here: it needs <code>DATA=folder</code>."""
 
 
-def write_page(copy: Path, folder: Path):
+def page_of(copy: Path) -> str:  # HTML
     """A notebook as a page that opens without a network: formulas are MathML, which browsers draw
     themselves, and it holds no script."""
     from latex2mathml.converter import convert
@@ -337,8 +337,7 @@ def write_page(copy: Path, folder: Path):
     text = lambda source: MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
     export.register_filter("markdown2html", text)
     page, _ = export.from_notebook_node(nb, dict(metadata=dict(name=copy.stem)))
-    page = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
-    (folder / f"{copy.stem}.html").write_text(page, encoding="utf-8")
+    return re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
 
 
 def write_docs() -> Path:  # the first page
@@ -347,10 +346,8 @@ def write_docs() -> Path:  # the first page
     for notebook in nbs.rglob("[!.]*.ipynb"):
         folder = target / notebook.parent.relative_to(nbs)
         folder.mkdir(parents=True, exist_ok=True)
-        write_page(notebook, folder)
-        page = folder / f"{notebook.stem}.html"
-        text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub(r'(href="[^":]+)\.ipynb', r"\1.html", text), encoding="utf-8")
+        text = re.sub(r'(href="[^":]+)\.ipynb', r"\1.html", page_of(notebook))
+        (folder / f"{notebook.stem}.html").write_text(text, encoding="utf-8")
     return target / "index.html"
 
 

@@ -9,10 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 import test_radiographs as radiographs
+import test_store
 
 from koa_repro.executors import ensure
 from koa_repro.paths import DiskFull
-from koa_repro.phantom import make_knees
 from koa_repro.radiographs import UnreadableRadiograph, decode
 from koa_repro.results import save_table
 from koa_repro.runs import (
@@ -20,25 +20,12 @@ from koa_repro.runs import (
     SUMS,
     WEIGHTS,
     DamagedRun,
-    RunSpec,
     find,
-    knees_id,
     make_run,
     partial_of,
 )
-from koa_repro.training import Recipe
 
-RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle", rate=3e-3)
-
-
-@pytest.fixture(scope="module")
-def knees():
-    return make_knees(96, seed=5)
-
-
-@pytest.fixture(scope="module")
-def spec(knees):
-    return RunSpec(knees_id(knees.frame()), options=dict(padding=1), recipe=RECIPE)
+knees, spec = test_store.knees, test_store.spec  # fixtures: the same small run
 
 
 def flipped(data: bytes, rng) -> bytes:
