@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
+import scipy
 from scipy.special import expit
 
 from .stats import Interval, Predictions, _binary, bootstrap_interval, numbers
@@ -57,7 +57,9 @@ def fit_temperature(
         own = tempered(probability, np.exp(log_temperature), prior)[knees, label]
         return -np.log(np.maximum(own, 1e-300)).mean()
 
-    return float(np.exp(minimize_scalar(cost, bounds=np.log((0.05, 20)), method="bounded").x))
+    return float(
+        np.exp(scipy.optimize.minimize_scalar(cost, bounds=np.log((0.05, 20)), method="bounded").x)
+    )
 
 # %% ../nbs/library/calibration.ipynb #c4f10017
 MEASURES = dict(

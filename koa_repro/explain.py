@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATCHES', 'DIVERGING', 'MapGrid', 'map_grids', 'ClassMap', 'class_map', 'on_patch', 'on_knee', 'knee_map',
-           'mean_outline', 'strongest', 'draw_class_map']
+           'mean_outline', 'strongest', 'lay_over', 'draw_class_map']
 
 # %% ../nbs/library/explain.ipynb #dad8f9d9
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from .model import SiameseGAP
@@ -184,7 +184,7 @@ def mean_outline() -> np.ndarray:  # (300, 300), 0 along the borders of the bone
     knees = make_knees(100, grades=(0,))
     as_right = [i if side == "R" else i[:, ::-1] for i, side in zip(knees.images, knees.side)]
     mean = np.mean(as_right, 0)
-    return gaussian_filter(mean, 2) - gaussian_filter(mean, 14)
+    return scipy.ndimage.gaussian_filter(mean, 2) - scipy.ndimage.gaussian_filter(mean, 14)
 
 
 def strongest(
@@ -197,6 +197,12 @@ def strongest(
     return float(np.percentile(np.abs(inside), 99.5)) or 1.0
 
 
+def lay_over(ax, values: np.ndarray, limit: float, **more):
+    "A class map over a radiograph: the weaker, the clearer. Returns the coloured image."
+    clear = np.clip(np.abs(values) / limit, 0, 1) ** 0.7
+    return ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, alpha=clear, **more)
+
+
 def draw_class_map(
     ax,  # matplotlib axes
     values: np.ndarray,  # (300, 300), from `knee_map`
@@ -206,11 +212,11 @@ def draw_class_map(
 ):
     "A class map over its region of interest; returns the coloured image, for a colour bar."
     limit = limit or strongest([values])
-    clear = np.clip(np.abs(values) / limit, 0, 1) ** 0.7 if knee is not None else None
     if knee is not None:
         ax.imshow(knee, cmap="gray", vmin=0, vmax=255)
-    shown = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, alpha=clear)
-    if knee is None:
+        shown = lay_over(ax, values, limit)
+    else:
+        shown = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
         ax.contour(mean_outline(), [0], colors="0.45", linewidths=0.5)
     top, bottom = ROWS
     for left, right in COLUMNS:

@@ -292,6 +292,7 @@ def read_checkpoint(path: Path, device) -> dict:
 def put_weights(
     model: nn.Module,
     data: bytes,  # safetensors: weights and running statistics, in half precision or in single
+    name: str,  # of their file
 ):
     "Give a network these weights. Raises `ValueError` for those of another network."
     from safetensors.torch import load  # here: a bare machine has only PyTorch
@@ -299,7 +300,7 @@ def put_weights(
     state, own = {k: v.float() for k, v in load(data).items()}, model.state_dict()
     lacking = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     if lacking or any(k not in own or v.shape != own[k].shape for k, v in state.items()):
-        raise ValueError("These are the weights of another network.")
+        raise ValueError(f"{name} holds the weights of another network: give this one's.")
     model.load_state_dict(state, strict=False)
 
 

@@ -8,7 +8,7 @@ __all__ = ['WEIGHTS', 'own_grader', 'Grader', 'save_network', 'load_network', 'l
 
 # %% ../nbs/library/grader.ipynb #grd00003
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,14 +51,15 @@ class Grader:
         shrink = PATCH // self.card["recipe"]["pixels"]
         return [(F.avg_pool2d(p, shrink) - mean) / std for p in patches]
 
+    def _by_batch(self, rois: np.ndarray) -> Iterator[list[Tensor]]:
+        for start in range(0, len(rois), _BATCH):
+            yield self._inputs(rois[start : start + _BATCH])
+
     @torch.inference_mode()
     def each(self, rois: np.ndarray) -> np.ndarray:  # (n, N, 2)
         "Every network's own softmax."
-        softmax = []
-        for start in range(0, len(rois), _BATCH):
-            views = self._inputs(rois[start : start + _BATCH])
-            softmax.append(torch.stack([n(*views).softmax(1) for n in self.networks]).numpy())
-        return np.concatenate(softmax, 1)
+        found = [[n(*views).softmax(1) for n in self.networks] for views in self._by_batch(rois)]
+        return np.concatenate([torch.stack(part).numpy() for part in found], 1)
 
     def calibrated(self, each: np.ndarray) -> np.ndarray:  # (n, N, 2) -> (N, 2)
         "The average of the networks at the card's temperature."
@@ -72,8 +73,7 @@ class Grader:
         """Probabilities (N, 2), and class maps (N, 300, 300): what each pixel adds to logit KL-2
         minus logit KL-0, averaged over the networks."""
         softmax, maps = [], []
-        for start in range(0, len(rois), _BATCH):
-            views = self._inputs(rois[start : start + _BATCH])
+        for views in self._by_batch(rois):
             found = [class_map(n, *views) for n in self.networks]
             softmax.append(torch.stack([m.logits.softmax(1) for m in found]).numpy())
             maps.append(np.mean([knee_map(m.between(), m.grids) for m in found], 0))
@@ -97,7 +97,7 @@ def load_network(
 ) -> SiameseGAP:
     "A network in evaluation mode on the CPU, in single precision."
     model = SiameseGAP(**options)
-    put_weights(model, Path(path).read_bytes())
+    put_weights(model, (path := Path(path)).read_bytes(), path.name)
     return model.eval().requires_grad_(False)
 
 

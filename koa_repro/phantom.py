@@ -9,12 +9,12 @@ __all__ = ['REVISION', 'FREQUENCY', 'TAU', 'CUTS', 'SIGNS', 'SLOPE', 'SCATTER', 
 # %% ../nbs/library/phantom.ipynb #b9092bf9
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import CubicSpline
+import scipy
 from scipy.special import ndtr, ndtri
 
 from .knee_files import KneeSet
@@ -180,9 +180,12 @@ _MEDIAL = dict(
     femur=np.array([222, 241, 262, 279, 288, 284, 280, 277, 269, 255]),
     tibia=np.array([268, 270, 271, 269, 263, 253, 237, 226, 219]),
 )
-_SPLINE = {
-    bone: CubicSpline(rows, np.eye(len(rows)), bc_type="natural") for bone, rows in _ROWS.items()
-}
+
+
+@cache
+def _spline(bone: str) -> Callable:
+    rows = _ROWS[bone]
+    return scipy.interpolate.CubicSpline(rows, np.eye(len(rows)), bc_type="natural")
 
 
 def _bump(x, centre, width):
@@ -284,7 +287,7 @@ def _surfaces(q, x):
 def _sides(q, bone, y, corner_lateral, corner_medial, width):
     "The bone's lateral and medial border along the rows y, with the lips at its corners."
     basis, bends = (
-        _SPLINE[bone](np.maximum(y, _ROWS[bone][0])),
+        _spline(bone)(np.maximum(y, _ROWS[bone][0])),
         np.array([q[f"bend{i}"] for i in range(38)]),
     )
     bends = bends[:20] * 2.5 if bone == "femur" else bends[20:] * 2

@@ -8,12 +8,11 @@ __all__ = ['COLUMN', 'PAGE', 'COLORS', 'use_style', 'heading']
 # %% ../nbs/library/plotting.ipynb #5f9f02b2
 import textwrap
 
-import matplotlib.pyplot as plt
-import seaborn as sns
+from matplotlib.figure import Figure
 
 # %% ../nbs/library/plotting.ipynb #3dd56aa0
 COLUMN, PAGE = 3.5, 7.2  # widths in inches of one and of two columns
-_palette = sns.color_palette("colorblind").as_hex()
+_palette = "#0173b2 #de8f05 #029e73 #d55e00 #cc78bc #ca9161 #fbafe4 #949494 #ece133 #56b4e9".split()
 COLORS = dict(
     KL0=_palette[0],
     KL1=_palette[9],
@@ -35,6 +34,8 @@ COLORS = dict(
 
 def use_style():
     "Set the style of every figure; called once in a notebook."
+    import seaborn as sns  # here: slow to import, and colours alone do not need it
+
     sns.set_theme(
         context="paper",
         style="ticks",
@@ -58,7 +59,7 @@ def use_style():
 
 
 def heading(
-    fig: plt.Figure,
+    fig: Figure,
     text: str,
 ):
     "A small heading over the whole figure, wrapped to its width: 100 characters at `PAGE`."

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .composites import Picker, picture, random_film
-from .explain import DIVERGING, draw_class_map, strongest
+from .explain import draw_class_map, lay_over, strongest
 from .grader import Grader, own_grader
 from .layouts import is_picture, person_and_side, walk
 from .letters import side_letters
@@ -227,16 +227,7 @@ def draw_reading(reading: Reading) -> Figure:
         place = Affine2D().scale(spot.edge / 300).translate(spot.x, spot.y)
         centre = spot.x + spot.edge / 2, spot.y + spot.edge / 2
         place = place.rotate_deg_around(*centre, -spot.angle).translate(-0.5, -0.5)
-        clear = np.clip(np.abs(values) / limit, 0, 1) ** 0.7
-        film.imshow(
-            values,
-            cmap=DIVERGING,
-            vmin=-limit,
-            vmax=limit,
-            alpha=clear,
-            extent=(0, 300, 300, 0),
-            transform=place + film.transData,
-        )
+        lay_over(film, values, limit, extent=(0, 300, 300, 0), transform=place + film.transData)
         name = row["side"] or "?"
         film.text(*centre, name, color="#ffd700", ha="center", va="center", fontsize=8)
         draw_class_map(ax, values, spot.roi, limit)

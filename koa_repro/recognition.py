@@ -10,9 +10,9 @@ __all__ = ['TEMPLATE', 'EDGE', 'CELLS', 'SURE', 'A_KNEE', 'LIMITS', 'thumbnail',
 from functools import cache
 
 import numpy as np
+import scipy
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 # %% ../nbs/library/recognition.ipynb #3c8e7f86
 # mean training knee on 10 x 10, standardised, in tenths; the right half mirrors this left one
@@ -60,7 +60,11 @@ def picture_area(
     areas, _ = ndimage.label(flat)
     for i in np.flatnonzero(np.bincount(areas.ravel()) >= _AREA * flat.size)[1:]:
         points = np.argwhere(areas == i)
-        hull = ConvexHull(points, qhull_options="QJ").volume if np.ptp(points, 0).min() > 2 else 0
+        hull = (
+            scipy.spatial.ConvexHull(points, qhull_options="QJ").volume
+            if np.ptp(points, 0).min() > 2
+            else 0
+        )
         if hull and len(points) >= 0.97 * hull:
             keep &= ~ndimage.binary_dilation(areas == i, np.ones((5, 5)))
     return keep

@@ -13,7 +13,6 @@ __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'N
            'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
-import hashlib
 import importlib
 import io
 import json
@@ -35,10 +34,10 @@ from .claims import claim, lone, paper_numbers, verdict
 from .data import example_knees
 from .losses import HybridLoss
 from .networks import NETWORKS
-from .paths import facts_of, provenance, writable, write_whole
+from .paths import digest, facts_of, provenance, writable, write_whole
 from .plotting import use_style
 from .runs import Run, find
-from .specs import RunSpec, build_loss, build_network
+from .specs import RunSpec, build_trainer
 from koa_repro.stats import (
     TRAINED,
     Interval,
@@ -60,7 +59,7 @@ from koa_repro.study import (
     study_runs,
     study_spec,
 )
-from .training import Trainer, draw_epoch, set_aside
+from .training import draw_epoch, set_aside
 
 # %% ../nbs/library/results.ipynb #501e0eda
 def rows_of(
@@ -343,15 +342,8 @@ def one_step(
 ) -> float:  # the loss before the step
     """Build a network on the CPU and let it take one training step.
     Raises `ValueError` where the loss is no number."""
-    trainer = Trainer(
-        build_network(spec),
-        build_loss(spec),
-        knees,
-        replace(spec.recipe, batch=batch),
-        spec.seed,
-        "float32",
-        "cpu",
-    )
+    spec = replace(spec, recipe=replace(spec.recipe, batch=batch), precision="float32")
+    trainer = build_trainer(spec, knees, "cpu")
     order, change = (
         torch.from_numpy(d[0]) for d in draw_epoch(trainer.labels, trainer.recipe, spec.seed, 0)
     )
@@ -700,7 +692,7 @@ def save_table(
 def _keep(path: Path, write: Callable[[Path], None], facts: dict) -> Path:
     "Write a table or figure, whole, and what made it beside it."
     write_whole(path, write)
-    facts |= dict(sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    facts |= dict(sha256=digest(path.read_bytes()))
     text = json.dumps(provenance(**facts), indent=1, sort_keys=True, default=str) + "\n"
     write_whole(path.with_name(path.name + ".json"), lambda p: p.write_text(text, encoding="utf-8"))
     return path
@@ -799,7 +791,7 @@ def reader(
         if not file.exists() or not counts(file):
             return Result(pd.DataFrame(), "")
         data, facts = file.read_bytes(), facts_of(file)
-        if facts.get("sha256") != hashlib.sha256(data).hexdigest():
+        if facts.get("sha256") != digest(data):
             raise ValueError(f"{file.name} is not what its provenance describes: make it again.")
         return Result(pd.read_csv(io.BytesIO(data)), facts["study"])
 

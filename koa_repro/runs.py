@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'WEIGHTS', 'NEEDED', 'STATES', 'knees_id', 'DamagedRun', 'seal', 'Run', 'references', 'open_run', 'find',
-           'State', 'partial_of', 'state_of', 'replicates', 'keep_reference', 'predictions_frame', 'write_run',
-           'make_run', 'begun', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived', 'derived_together',
+           'State', 'partial_of', 'state_of', 'is_held', 'replicates', 'keep_reference', 'predictions_frame',
+           'write_run', 'make_run', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived', 'derived_together',
            'batches']
 
 # %% ../nbs/library/runs.ipynb #c2f186e1
-import hashlib
 import json
 import os
 import platform
@@ -31,11 +30,18 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import nn
 
-from .fitting import fit, outcome, put_weights
+from .fitting import fit, outcome
 from .knee_files import KneeSet, fingerprint
 from .patches import DeviceKnees, view_of
-from .paths import manifests, processor, provenance, writable, write_whole
-from .specs import RunSpec, build_loss, build_network, defaults, hash_of, read_spec
+from .paths import digest, manifests, processor, provenance, writable, write_whole
+from koa_repro.specs import (
+    RunSpec,
+    build_network,
+    build_trainer,
+    defaults,
+    hash_of,
+    read_spec,
+)
 from .training import Trainer
 
 # %% ../nbs/library/runs.ipynb #bda0a26d
@@ -46,7 +52,7 @@ def knees_id(
     "Hash of the knees of these grades and of their split, whatever the order of the rows."
     part = frame[frame.kl.isin(grades)].sort_values("file")
     text = fingerprint(frame, grades) + "".join(f"{f}:{s};" for f, s in zip(part.file, part.split))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(text.encode())[:16]
 
 # %% ../nbs/library/runs.ipynb #620382f3
 SUMS, WEIGHTS = "SHA256SUMS", "weights.safetensors"
@@ -66,19 +72,15 @@ def _damaged(folder: Path, what: str) -> DamagedRun:
 
 
 def _write_sums(folder: Path, sums: dict[str, str]):
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    text += f"# {_digest(text.encode())}\n"  # of the list itself
+    text = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
+    text += f"# {digest(text.encode())}\n"  # of the list itself
     write_whole(folder / SUMS, lambda p: p.write_text(text))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def seal(folder: Path):
     "Write down the digests of a run's files as they are, for `Run.read`."
     files = [p for p in folder.iterdir() if p.is_file() and p.name != SUMS]
-    _write_sums(folder, {p.name: _digest(p.read_bytes()) for p in files})
+    _write_sums(folder, {p.name: digest(p.read_bytes()) for p in files})
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,18 @@ class Run:
             text, _, own = (self.path / SUMS).read_text().rpartition("# ")
         except (OSError, ValueError):
             raise _damaged(self.path, f"{SUMS} is missing or cannot be read") from None
-        if own != f"{_digest(text.encode())}\n":
+        if own != f"{digest(text.encode())}\n":
             raise _damaged(self.path, f"{SUMS} is not what was written")
-        return {name: digest for digest, name in (line.split("  ") for line in text.splitlines())}
+        return {name: value for value, name in (line.split("  ") for line in text.splitlines())}
 
     def read(self, name: str) -> bytes:
         "One of its files, checked."
-        digest = self.sums.get(name)
+        told = self.sums.get(name)
         try:
             data = (self.path / name).read_bytes()
         except OSError:
             raise _damaged(self.path, f"{name} is missing or cannot be read") from None
-        if _digest(data) != digest:
+        if digest(data) != told:
             raise _damaged(self.path, f"{name} is not what was written")
         return data
 
@@ -219,14 +221,20 @@ def state_of(
     partial = partial_of(spec, store)
     epoch = _note(partial / "progress.json").get("epoch", 0)
     if who := _note(partial / "running.json"):
-        try:
-            with FileLock(partial.with_suffix(".lock")).acquire(timeout=0):
-                pass  # whoever it was has ended
-        except Timeout:
+        if is_held(partial.with_suffix(".lock")):  # else whoever it was has ended
             return State("running", epoch, f"by {_told(who)}")
     if error := _note(partial / "failed.json"):
         return State("failed", epoch, error["error"])
     return State("incomplete" if (partial / "checkpoint.pt").exists() else "not started", epoch)
+
+
+def is_held(lock: Path) -> bool:
+    "Whether a process holds this lock."
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _note(file: Path) -> dict:  # empty where there is none
@@ -284,7 +292,7 @@ def _locked(folder: Path) -> FileLock:  # a context
 def _add(run: Run, name: str, data: bytes):
     "One more file of a run. Its digest comes second: until then it is no file of the run."
     write_whole(run.path / name, lambda p: p.write_bytes(data))
-    _write_sums(run.path, run.sums | {name: _digest(data)})
+    _write_sums(run.path, run.sums | {name: digest(data)})
 
 # %% ../nbs/library/runs.ipynb #d9af5465
 def predictions_frame(
@@ -340,15 +348,7 @@ def make_run(
         if run := find(spec, store):
             return run
         try:
-            trainer = Trainer(
-                begun(spec, Path(store)),
-                build_loss(spec),
-                knees,
-                spec.recipe,
-                spec.seed,
-                spec.precision,
-                device,
-            )
+            trainer = build_trainer(spec, knees, device, store)
             fit(
                 trainer,
                 partial / "checkpoint.pt",
@@ -369,22 +369,6 @@ def make_run(
             if error is e:
                 raise
             raise error from None
-
-
-def begun(spec: RunSpec, store: Path) -> nn.Module:
-    """The network that a run begins with: untrained, or with the weights that its recipe names,
-    from the manifests or the store's folder `starts`. Raises `FileNotFoundError`."""
-    model = build_network(spec)
-    if start := spec.recipe.start:
-        files = *manifests().glob("weights/*/*.safetensors"), *store.glob("starts/*.safetensors")
-        found = (data for f in files if _digest(data := f.read_bytes()).startswith(start))
-        if (data := next(found, None)) is None:
-            raise FileNotFoundError(
-                f"{spec.title} begins with the weights {start}, which are not here: put their "
-                "file into the folder `starts` of the store."
-            )
-        put_weights(model, data)
-    return model
 
 
 class OutOfMemory(RuntimeError):

@@ -604,10 +604,7 @@ def net_benefit(
 # %% ../nbs/library/stats_agreement.ipynb #389f84da
 from dataclasses import fields
 
-from scipy.optimize import brentq
-from scipy.stats import binom, chi2, norm, rankdata
-from scipy.stats import t as student_t
-from statsmodels.stats.proportion import proportion_confint
+import scipy
 
 # %% ../nbs/library/stats_agreement.ipynb #722a9cd1
 def _same_knees(**reads) -> list:  # arrays whose last axis is the knee
@@ -670,7 +667,7 @@ def _worth(
         return 1.0
     most = (size**2).sum() / len(x)  # the design effect where a participant's knees are all alike
     # hits needed to leave `most`; with fewer, one hit more could narrow the interval
-    few = norm.ppf((1 + level) / 2) ** 2 / 2 * most
+    few = scipy.stats.norm.ppf((1 + level) / 2) ** 2 / 2 * most
     alike = (np.bincount(group, left) ** 2).sum() * g / (g - 1) + few * most
     effect = 1.0 if size.max() == 1 else max(alike / (own + few), 1)
     return float(len(x) / effect * (1 if binomial is None else (binomial + few) / (own + few)))
@@ -678,6 +675,8 @@ def _worth(
 
 def _wilson(share: float, worth: float, level: float) -> tuple:  # (low, high)
     "Wilson's interval (1927) of a share of so many independent knees."
+    from statsmodels.stats.proportion import proportion_confint  # here: slow to import
+
     low, high = proportion_confint(share * worth, worth, 1 - level, "wilson")
     return float(low), float(high)
 
@@ -820,7 +819,10 @@ def _sign_flips(sizes: np.ndarray, seen: int) -> tuple:  # p, mid-p
     and the same with the sum that was seen counted by half."""
     if (sizes == 1).all():
         few, n = (len(sizes) - abs(seen)) // 2, len(sizes)
-        at_least, same = 2 * binom.cdf(few, n, 0.5), (1 + (seen != 0)) * binom.pmf(few, n, 0.5)
+        at_least, same = (
+            2 * scipy.stats.binom.cdf(few, n, 0.5),
+            (1 + (seen != 0)) * scipy.stats.binom.pmf(few, n, 0.5),
+        )
     else:
         total = sizes.sum()
         chance = np.zeros(2 * total + 1)  # of a sum of -total, ..., total
@@ -891,9 +893,9 @@ def _auc_parts(y, scores: np.ndarray, clusters) -> tuple:  # AUCs (k,), their co
             "An AUC's interval needs at least two participants of each grade, "
             f"not {people[1]} (label 0) and {people[0]} (label 1)."
         )
-    share = np.array([rankdata(s) for s in scores])
+    share = np.array([scipy.stats.rankdata(s) for s in scores])
     for m in (up, ~up):
-        share[:, m] -= np.array([rankdata(s[m]) for s in scores])
+        share[:, m] -= np.array([scipy.stats.rankdata(s[m]) for s in scores])
     share[:, up] /= (~up).sum()
     share[:, ~up] = 1 - share[:, ~up] / up.sum()
     auc = share[:, up].mean(1)
@@ -933,7 +935,10 @@ def delong(
     difference = float(auc[0] - auc[1])
     error = float(np.sqrt(max(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0)))
     if error >= 1e-12:
-        reach, p = error * norm.ppf(0.975), 2 * norm.sf(abs(difference) / error)
+        reach, p = (
+            error * scipy.stats.norm.ppf(0.975),
+            2 * scipy.stats.norm.sf(abs(difference) / error),
+        )
     elif np.isclose(difference, 0, atol=1e-12):
         reach, p = 0.0, 1.0
     else:
@@ -950,7 +955,7 @@ def delong_interval(
     "An AUC; each end is the outer of DeLong's and of Wilson's for the effective participants."
     y, score, *_ = _same_knees(y=y, score=score, clusters=clusters)
     (auc,), cov = _auc_parts(y, numbers("score", score)[None], clusters)
-    z, variance = norm.ppf(0.975), max(cov[0, 0], 0)
+    z, variance = scipy.stats.norm.ppf(0.975), max(cov[0, 0], 0)
     group = np.arange(len(y)) if clusters is None else _groups(clusters)
     few = min(len(np.unique(group[y == k])) for k in (0, 1))  # participants of the rarer grade
     worth = few * (few * auc * (1 - auc) + z**2 / 2) / (few**2 * variance + z**2 / 2)
@@ -1066,13 +1071,15 @@ def _paired_score(only_a: float, only_b: float, n: float, at: float) -> float:
 
 def _tango(only_a: float, only_b: float, n: float, level: float) -> tuple:  # (low, high)
     "Tango's interval (1998) of a - b."
-    seen, z = (only_a - only_b) / n, norm.ppf((1 + level) / 2)
+    seen, z = (only_a - only_b) / n, scipy.stats.norm.ppf((1 + level) / 2)
 
     def end(sign, far):  # the root between the observed difference and `far`, -1 or 1
         if abs(seen - far) < 1e-6:
             return far
         within = sorted((seen - sign * 1e-12, far * (1 - 1e-9)))
-        return float(brentq(lambda d: _paired_score(only_a, only_b, n, d) - sign * z, *within))
+        return float(
+            scipy.optimize.brentq(lambda d: _paired_score(only_a, only_b, n, d) - sign * z, *within)
+        )
 
     return end(1, -1.0), end(-1, 1.0)
 
@@ -1101,7 +1108,7 @@ def noninferiority(
 
     p = max(
         (1 + (found.replicates <= -margin).sum()) / (1 + len(found.replicates)),
-        norm.sf(_paired_score(*discordant(found.level), -margin)),
+        scipy.stats.norm.sf(_paired_score(*discordant(found.level), -margin)),
     )
     return _as(
         NonInferiority,
@@ -1125,11 +1132,15 @@ def mcnemar_power(
         )
     if knees * discordant < 1e-9:
         return 0.0  # no discordant knee is to be expected, and dividing by its share could overflow
-    m = np.arange(*binom.ppf((1e-12, 1 - 1e-12), knees, discordant).astype(int) + (0, 1))
-    last = binom.ppf(0.025, m, 0.5)  # the least uneven split that is still significant
-    last -= binom.cdf(last, m, 0.5) > 0.025 * (1 + 1e-12)
-    tails = binom.cdf(last, m, only_a / discordant) + binom.cdf(last, m, only_b / discordant)
-    return float(min(binom.pmf(m, knees, discordant) @ tails, 1))
+    m = np.arange(
+        *scipy.stats.binom.ppf((1e-12, 1 - 1e-12), knees, discordant).astype(int) + (0, 1)
+    )
+    last = scipy.stats.binom.ppf(0.025, m, 0.5)  # the least uneven split that is still significant
+    last -= scipy.stats.binom.cdf(last, m, 0.5) > 0.025 * (1 + 1e-12)
+    tails = scipy.stats.binom.cdf(last, m, only_a / discordant) + scipy.stats.binom.cdf(
+        last, m, only_b / discordant
+    )
+    return float(min(scipy.stats.binom.pmf(m, knees, discordant) @ tails, 1))
 
 
 def study_size(
@@ -1148,7 +1159,7 @@ def study_size(
     shares = (discordant + abs(difference)) / 2, max(discordant - abs(difference), 0) / 2
     enough = lambda n: mcnemar_power(n, *shares) >= power
     # the search starts at the formula of Connor (1987)
-    z = norm.ppf([0.975, power])
+    z = scipy.stats.norm.ppf([0.975, power])
     root = z[0] * np.sqrt(discordant) + z[1] * np.sqrt(discordant - difference**2)
     low = high = int(root**2 / difference**2) + 1
     while not enough(high):
@@ -1207,12 +1218,19 @@ def seeds_power(
         )
     even = lambda n: (np.arange(n) + 0.5) / n
     error = np.sqrt(of.seed**2 / seeds + of.knee**2 / knees)
-    people = norm.ppf(even(99)) * np.sqrt((of.knee**2 + of.run**2 / seeds) / knees)
-    t = of.seed * student_t.ppf(even(99), seeds - 1) / np.sqrt(seeds)
-    shown = np.sqrt(chi2.ppf(even(20), seeds - 1) / (seeds - 1))  # seed SD shown, over the true one
+    people = scipy.stats.norm.ppf(even(99)) * np.sqrt((of.knee**2 + of.run**2 / seeds) / knees)
+    t = of.seed * scipy.stats.t.ppf(even(99), seeds - 1) / np.sqrt(seeds)
+    shown = np.sqrt(
+        scipy.stats.chi2.ppf(even(20), seeds - 1) / (seeds - 1)
+    )  # seed SD shown, over the true one
     reach = np.array([np.quantile(np.add.outer(people, t * s), 0.975) for s in shown])
     far = abs(difference)
-    return float((norm.sf((reach - far) / error) + norm.cdf((-reach - far) / error)).mean())
+    return float(
+        (
+            scipy.stats.norm.sf((reach - far) / error)
+            + scipy.stats.norm.cdf((-reach - far) / error)
+        ).mean()
+    )
 
 
 def seeds_needed(

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from .paths import writable
-from .runs import STATES, DamagedRun, State, open_run, state_of
+from .runs import STATES, DamagedRun, State, is_held, open_run, state_of
 from .specs import RunSpec, read_spec
 
 # %% ../nbs/library/store.ipynb #sto00006
@@ -143,13 +142,7 @@ def _in_use(path: Path) -> bool:
     "Whether a run is under way that may need it: no checkpoint's lock beside it is free."
     partial = path.parent if path.parent.name == ".partial" else path.parent / ".partial"
     own = path.parent.with_suffix(".lock") if path.parent.parent.name == ".partial" else None
-    for lock in [own] if own else partial.glob("*.lock"):
-        try:
-            with FileLock(lock).acquire(timeout=0):
-                pass
-        except Timeout:
-            return True
-    return False
+    return any(map(is_held, [own] if own else partial.glob("*.lock")))
 
 
 def _remove(path: Path):

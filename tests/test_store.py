@@ -28,7 +28,6 @@ from koa_repro.runs import (
     OutOfMemory,
     Run,
     RunSpec,
-    begun,
     find,
     keep_reference,
     knees_id,
@@ -37,6 +36,7 @@ from koa_repro.runs import (
     references,
     state_of,
 )
+from koa_repro.specs import begun
 from koa_repro.store import listed, prune
 from koa_repro.tools.koa import main
 from koa_repro.training import Recipe, Trainer
@@ -104,7 +104,7 @@ def test_another_runs_description_is_noticed(spec, store):
 @pytest.mark.parametrize("name", [*NEEDED, SUMS])
 def test_what_is_not_whole_is_refused_before_any_training(knees, spec, store, name, monkeypatch):
     (store / spec.id / name).unlink()
-    monkeypatch.setattr(runs, "Trainer", lambda *a: pytest.fail("it was trained"))
+    monkeypatch.setattr(runs, "build_trainer", lambda *a: pytest.fail("it was trained"))
     for _ in range(2):
         with pytest.raises(RuntimeError, match=f"{spec.id} is damaged.*koa runs prune"):
             ensure([spec], store, knees, progress=False)
@@ -137,7 +137,7 @@ def test_a_run_begins_with_the_weights_that_it_names(knees, spec, made, tmp_path
     assert make_run(later, knees, tmp_path, progress=False).spec == later
     with pytest.raises(FileNotFoundError, match=f"{start}, which are not here: .*starts"):
         begun(later, tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(ValueError, match="any.safetensors holds the weights of another network"):
         begun(replace(later, network="antony", options=()), tmp_path)
     with pytest.raises(ValueError, match="twelve hexadecimal"):
         replace(RECIPE, start="seed0")

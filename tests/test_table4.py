@@ -10,7 +10,6 @@ import torch
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
-from koa_repro import results
 from koa_repro.paper.table4 import (
     against_table,
     comparison_claims,
@@ -257,7 +256,7 @@ def test_one_step_is_refused_where_it_is_no_number(tmp_path, monkeypatch):
         study_spec(Study(out=str(tmp_path), store=str(tmp_path)), network="antony"),
     )
     assert np.isfinite(one_step(spec, knees))
-    monkeypatch.setattr(results, "build_loss", lambda spec: NoNumber())
+    monkeypatch.setattr("koa_repro.specs.build_loss", lambda spec: NoNumber())
     with pytest.raises(ValueError, match="at the first step"):
         one_step(spec, knees)
 

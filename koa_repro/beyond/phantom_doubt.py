@@ -44,10 +44,10 @@ from koa_repro.results import (
     save,
 )
 from ..runs import RunSpec
-from ..specs import build_loss, build_network
+from ..specs import build_trainer
 from ..stats import Interval, bootstrap_interval, draws, paired_difference, spearman_of
 from ..study import Study, study_knees, study_spec
-from ..training import Recipe, Trainer, fit, predict
+from ..training import Recipe, fit, predict
 
 # %% ../../nbs/beyond/phantom_doubt.ipynb #de276ceb
 def truth(
@@ -144,17 +144,7 @@ def watched(
         if not train:
             return None
         writable(file.parent)
-        trainer, seen = (
-            Trainer(
-                build_network(spec),
-                build_loss(spec),
-                knees(),
-                spec.recipe,
-                spec.seed,
-                spec.precision,
-            ),
-            [],
-        )
+        trainer, seen = build_trainer(spec, knees()), []
         with tqdm(
             total=spec.recipe.epochs,
             desc=f"watched, {spec.loss}, seed {spec.seed}",

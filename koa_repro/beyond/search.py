@@ -36,7 +36,7 @@ from koa_repro.results import (
     rows_of,
     save,
 )
-from ..runs import Run, RunSpec, find, make_run, references
+from ..runs import Run, RunSpec, find, make_run, partial_of, references
 from ..stats import Interval, bootstrap_interval
 from ..study import Study, look_up, study_knees, study_spec
 from ..training import NonFiniteLoss
@@ -92,7 +92,7 @@ def history_so_far(study: Study, spec: RunSpec) -> pd.DataFrame:
     "One row an epoch, of a run that may be unfinished."
     if run := look_up(study, spec):
         return run.history
-    checkpoint = study.runs / ".partial" / spec.id / "checkpoint.pt"
+    checkpoint = partial_of(spec, study.runs) / "checkpoint.pt"
     if study.data == "reference" or not checkpoint.exists():
         return pd.DataFrame()
     return pd.DataFrame(read_checkpoint(checkpoint, "cpu")["history"])

@@ -8,7 +8,6 @@ __all__ = ['CODE', 'PART', 'Wanted', 'wanted_runs', 'status', 'collect', 'train'
 
 # %% ../../nbs/library/reference.ipynb #df3c18d4
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import torch
 from ..claims import decide
 from ..data import GRADES, KneeSet
 from ..executors import ensure
-from ..paths import manifests, place, provenance, repository
+from ..paths import digest, manifests, place, provenance, repository
 from ..results import entries, is_light, save_table
 from koa_repro.runs import (
     Run,
@@ -223,7 +222,7 @@ def _write_parts(images, send, part) -> list[dict]:
             continue
         name = f"part-{len(files):02d}.bin"
         (send / name).write_bytes(blob)
-        files.append(dict(file=name, sha256=hashlib.sha256(blob).hexdigest()))
+        files.append(dict(file=name, sha256=digest(blob)))
         first += step
     return files
 

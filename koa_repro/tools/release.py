@@ -9,7 +9,6 @@ __all__ = ['SEEDS', 'LATE', 'STARTS', 'CANDIDATES', 'RIGHT', 'OTHERS', 'candidat
 
 # %% ../../nbs/library/release.ipynb #rls00003
 import argparse
-import hashlib
 import json
 import sys
 import textwrap
@@ -25,7 +24,7 @@ from ..calibration import fit_temperature, measure_interval, tempered
 from ..data import KneeSet
 from ..duplicates import displacement
 from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, save_network
-from ..paths import manifests, write_whole
+from ..paths import digest, manifests, write_whole
 from ..predict import outside, spots_of
 from ..radiographs import as_knee, decode, file_bytes
 from ..results import interval_text
@@ -184,7 +183,7 @@ def release(
         trained=trained,
         training_accuracy=fits,
         data="the public training knees of grades 0 and 2",
-        sha256={f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in map(file_of, seeds)},
+        sha256={f.name: digest(f.read_bytes()) for f in map(file_of, seeds)},
     )
     networks = [load_network(file_of(s), **card["network"]) for s in seeds]
     watched = knees.select(np.isin(knees.split, ("val", "test")))

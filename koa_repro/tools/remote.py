@@ -8,7 +8,6 @@ __all__ = ['LETTERS', 'squeeze', 'unsqueeze', 'PackedKnees', 'knees_of', 'PackEr
 
 # %% ../../nbs/library/remote.ipynb #afeb725a
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -24,8 +23,8 @@ import torch
 
 from ..fitting import PER_GPU, default_device, fit, outcome
 from ..patches import ROI
-from ..paths import write_whole
-from ..specs import RunSpec, build_loss, build_network, defaults, kind_of, read_spec
+from ..paths import digest, write_whole
+from ..specs import RunSpec, build_trainer, defaults, kind_of, read_spec
 from .engines import ENGINES
 from ..training import Trainer
 from ..workers import side_by_side
@@ -116,7 +115,7 @@ def receive(
         if there.exists() or not here.exists():
             continue
         data = here.read_bytes()
-        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        if digest(data) != part["sha256"]:
             raise PackError(f"{part['file']} was damaged on the way: send it again.")
         _put(there, data)
     _put(old, json.dumps(index).encode())
@@ -151,16 +150,7 @@ def advance(
         return "done"
     folder.mkdir(exist_ok=True)
     knees = knees_of(index, images, spec)
-    trainer = Trainer(
-        build_network(spec),
-        build_loss(spec),
-        knees,
-        spec.recipe,
-        spec.seed,
-        spec.precision,
-        device,
-        engine,
-    )
+    trainer = build_trainer(spec, knees, device, work, engine)
     go = lambda until=None: fit(
         trainer,
         folder / "checkpoint.pt",

@@ -10,7 +10,6 @@ __all__ = ['PAGE', 'chosen', 'title_of', 'NotebookFailed', 'check_parameters', '
 # %% ../../nbs/library/reproduce.ipynb #f6fe5cd1
 import argparse
 import base64
-import hashlib
 import html
 import io
 import json
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from ..data_sets import DATA_SETS, data_set
-from ..paths import facts_of, provenance, repository, writable, write_whole
+from ..paths import digest, facts_of, provenance, repository, writable, write_whole
 from ..results import Entry, entries, reader, save_figure
 from ..runs import SUMS, Run, keep_reference, read_spec, references
 from ..study import PROFILES, Study, check_published, look_up
@@ -236,14 +235,10 @@ def _state(entry: Entry, study: Study, parameters: dict) -> str:
     wanted = {s.id: s for specs in entry.specs(study).values() for s in specs}
     there = [[id, run.sums] for id, s in sorted(wanted.items()) if (run := look_up(study, s))]
     named = {k: v for k, v in os.environ.items() if k.startswith("KOA_")}
-    files = [_digest(Path(v)) for v in named.values() if Path(v).is_file()]
+    files = [digest(Path(v).read_bytes()) for v in named.values() if Path(v).is_file()]
     facts = [[c.source for c in cells], [p.read_text(encoding="utf-8") for p in package]]
     facts += [parameters, kept, there, sorted(named.items()), files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return digest(json.dumps(facts).encode())
 
 
 def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done | None:
