@@ -12,30 +12,32 @@ from sklearn import metrics
 
 from koa_repro import runs
 from koa_repro.data import GRADES, load_knees
-from koa_repro.paper import fig8 as roc
-from koa_repro.paper.fig8 import (
-    LEAD,
+from koa_repro.discrimination import (
     AllGrades,
-    all_grades,
-    auc_differences,
-    auc_table,
     confusion,
-    couples,
     decision_curves,
-    delong_table,
-    draw_decision,
-    draw_roc,
-    exposure,
     five_grades,
     grade_table,
     pair_areas,
     roc_band,
     roc_curve,
+    strata,
+    strata_table,
+)
+from koa_repro.paper import fig8 as roc
+from koa_repro.paper.fig8 import (
+    LEAD,
+    all_grades,
+    auc_differences,
+    auc_table,
+    couples,
+    delong_table,
+    draw_decision,
+    draw_roc,
+    exposure,
     roc_rows,
     roc_specs,
     show_auc,
-    strata,
-    strata_table,
 )
 from koa_repro.paths import manifests
 from koa_repro.runs import Run, find, make_run, reopen, write_run
