@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import koa_repro.paper.fig6 as features
+from koa_repro.features import embed, neighbours_right, scatter_ratio, standardised
 from koa_repro.paper.fig6 import (
     MEASURES,
     STARTS,
@@ -13,19 +13,15 @@ from koa_repro.paper.fig6 import (
     check_sums,
     depth_table,
     draw_maps,
-    embed,
     feature_claims,
     feature_sets,
     looked_at,
     mean_maps,
     middle,
-    neighbours_right,
     picture_luck,
-    scatter_ratio,
     separation_table,
     separations,
     show_separation,
-    standardised,
 )
 from koa_repro.phantom import make_knees
 from koa_repro.results import ATTENTION, hybrid_specs, loss_specs, turned
@@ -152,7 +148,7 @@ def test_not_run_says_so(tmp_path):
     assert len(table) == 2 * 3 * len(MEASURES)
     assert (table.runs_done == 0).all() and table.estimate.isna().all()
     assert (show_separation(networks).iloc[:, 3:] == "not run").all(axis=None)
-    assert depth_table({}, {}).empty and picture_luck(features.embeddings({})).empty
+    assert depth_table({}, {}).empty and picture_luck(fig6.embeddings({})).empty
 
 
 # --- pictures
@@ -218,7 +214,7 @@ def trained(tmp_path_factory):
 def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, monkeypatch):
     store, knees, rows = trained
     study = Study("smoke", out=str(tmp_path), store=str(store))
-    monkeypatch.setattr(features, "study_knees", lambda *a: knees)
+    monkeypatch.setattr(fig6, "study_knees", lambda *a: knees)
     sets = feature_sets(study, rows)
     seen = looked_at(study, sets)
     run = rows["ce"][0]
@@ -245,7 +241,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
     def no_knees(*a):
         raise AssertionError("knees are not needed any more")
 
-    monkeypatch.setattr(features, "study_knees", no_knees)
+    monkeypatch.setattr(fig6, "study_knees", no_knees)
     for row in rows.values():
         (row[0].path / "weights.safetensors").rename(row[0].path / "hidden")
     try:
