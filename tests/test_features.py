@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from koa_repro.features import embed, neighbours_right, scatter_ratio, standardised
+from koa_repro.paper import fig6
 from koa_repro.paper.fig6 import (
     MEASURES,
     STARTS,

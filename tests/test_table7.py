@@ -2,6 +2,7 @@
 comparisons of known outcome, and who may decide a claim."""
 
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics as sk
 
+from koa_repro import comparison as C
 from koa_repro.paper import table7 as R
 from koa_repro.paths import manifests
 from koa_repro.readings import (
@@ -26,6 +28,7 @@ from koa_repro.readings import (
 from koa_repro.stats import Predictions
 from koa_repro.study import Study
 
+pair = partial(C.pair, margin=R.MARGIN)
 RATES = pd.DataFrame(dict(sensitivity=[0.91, 0.8], specificity=[0.93, 0.99]), index=["A", "B"])
 
 
@@ -71,7 +74,7 @@ def network(knees, name, right=0.85, seeds=1, seed=0, extra=0):
 
 def compare(knees, tested, panel, seeds=None):
     "A comparison; runs without stated seeds have 0, 1, 2, ..."
-    return R.comparison(
+    return C.comparison(
         knees, tested, panel, seeds or {n: range(p.seeds) for n, p in tested.items()}
     )
 
@@ -428,7 +431,7 @@ def test_simulated_rates_hold_whatever_the_dependence(drawn):
 
 def test_dependence_ties_errors_to_the_networks_doubts(drawn):
     n = network(drawn, "n")
-    at = R.on_knees(n, drawn)
+    at = C.on_knees(n, drawn)
     kappa = [
         np.mean(
             [
@@ -466,7 +469,7 @@ def test_dependence_ties_errors_to_the_networks_doubts(drawn):
 
 def test_predictions_are_found_by_file(drawn):
     n = network(drawn, "n", seeds=2, extra=50)
-    at = R.on_knees(n, drawn)
+    at = C.on_knees(n, drawn)
     assert (
         (at.file == drawn.file).all()
         and (at.kl == drawn.kl).all()
@@ -475,7 +478,7 @@ def test_predictions_are_found_by_file(drawn):
     i = list(n.file).index(drawn.file[7])
     assert (at.probability[:, 7] == n.probability[:, i]).all()
     with pytest.raises(ValueError, match="x.png is not among its test knees"):
-        R.on_knees(n, drawn.assign(file="x.png"))
+        C.on_knees(n, drawn.assign(file="x.png"))
 
 
 def test_rates_and_pairs_against_scikit_learn(drawn):
@@ -485,7 +488,7 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
     ).astype(float)
     grades[:60, 1] = np.nan  # the second reader left knees out
     s = compare(drawn, {R.MODEL: network(drawn, R.MODEL)}, panel_of(drawn, grades))
-    table = R.rate_table(s, [R.MODEL, R.BESIDE]).set_index("row")
+    table = C.rate_table(s, [R.MODEL, R.BESIDE]).set_index("row")
     for name, call in (("r0", grades[:, 0]), ("r1", grades[:, 1])):
         at = ~np.isnan(call)
         assert (
@@ -499,8 +502,8 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
             100 * sk.recall_score(drawn.kl[at] == 0, call[at] == 0)
         )
         assert table.accuracy_low[name] < table.accuracy[name] < table.accuracy_high[name]
-    assert table.trainings[R.BESIDE] == 0 and table.loc[R.BESIDE, list(R.RATES)].isna().all()
-    p = R.pair(s, "r0", "r1")
+    assert table.trainings[R.BESIDE] == 0 and table.loc[R.BESIDE, list(C.RATES)].isna().all()
+    p = pair(s, "r0", "r1")
     assert p.knees == 240 and p.kappa.kappa == pytest.approx(
         sk.cohen_kappa_score(grades[60:, 0], grades[60:, 1])
     )
@@ -508,10 +511,10 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
     assert t.p == pytest.approx(
         scipy_stats.binomtest(t.only_a, t.discordant, 0.5).pvalue
     ) and p.difference.estimate == pytest.approx(t.difference)
-    both = R.pair_table(
-        [R.pair(s, a, b) for a, b in ((R.MODEL, "r0"), (R.MODEL, "r1"), ("r0", "r1"))]
+    both = C.pair_table(
+        [pair(s, a, b) for a, b in ((R.MODEL, "r0"), (R.MODEL, "r1"), ("r0", "r1"))]
     )
-    whole = R.body(R.rate_table(s), both).set_index("row")
+    whole = R.body(C.rate_table(s), both).set_index("row")
     assert (
         np.isnan(whole.kappa[R.MODEL])
         and whole.only_model["r0"] == both.only_a[0]
@@ -534,16 +537,16 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
 def test_grades_count_from_two_upwards(drawn):
     grades = np.where(drawn.kl == 2, np.resize([2, 3, 4], 300), np.resize([0, 1], 300))[:, None]
     s = compare(drawn, {}, panel_of(drawn, grades))
-    assert R.rate(s, "r0", "accuracy").estimate == 1 and R.rate(s, "r0", "accuracy").low < 1
+    assert C.rate(s, "r0", "accuracy").estimate == 1 and C.rate(s, "r0", "accuracy").low < 1
 
 
 def test_several_trainings(drawn):
     n = network(drawn, R.MODEL, seeds=3)
     s = compare(drawn, {R.MODEL: n}, panel_of(drawn, drawn.kl.to_numpy()[:, None]))
-    i, p = R.rate(s, R.MODEL, "accuracy"), R.pair(s, R.MODEL, "r0")
+    i, p = C.rate(s, R.MODEL, "accuracy"), pair(s, R.MODEL, "r0")
     assert (
         i.seeds == 3
-        and i.estimate == pytest.approx(R.on_knees(n, drawn).right.mean())
+        and i.estimate == pytest.approx(C.on_knees(n, drawn).right.mean())
         and "seeds" in i.over
     )
     assert (
@@ -552,11 +555,8 @@ def test_several_trainings(drawn):
         and p.difference.estimate == pytest.approx(i.estimate - 1)
     )
     two = compare(drawn, {R.MODEL: n, R.BESIDE: network(drawn, R.BESIDE, seeds=2)}, s.panel)
-    assert (
-        len(R.pair(two, R.MODEL, R.BESIDE).tests) == 2
-        and len(R.pair(two, R.MODEL, "r0").tests) == 3
-    )
-    assert len(R.pair_table([p])) == 3 and len(R.body(R.rate_table(s), R.pair_table([p]))) == 2
+    assert len(pair(two, R.MODEL, R.BESIDE).tests) == 2 and len(pair(two, R.MODEL, "r0").tests) == 3
+    assert len(C.pair_table([p])) == 3 and len(R.body(C.rate_table(s), C.pair_table([p]))) == 2
 
 
 def test_three_error_free_trainings_are_not_certain(drawn):
@@ -565,14 +565,14 @@ def test_three_error_free_trainings_are_not_certain(drawn):
         {R.MODEL: network(drawn, R.MODEL, right=1, seeds=3)},
         panel_of(drawn, drawn.kl.to_numpy()[:, None]),
     )
-    for metric in R.RATES:
-        i, one = R.rate(s, R.MODEL, metric), R.rate(s, "r0", metric)
+    for metric in C.RATES:
+        i, one = C.rate(s, R.MODEL, metric), C.rate(s, "r0", metric)
         assert (
             (i.estimate, i.high, i.seeds) == (1, 1, 3)
             and i.low == pytest.approx(one.low)
             and i.low < 0.99
         )
-    alone = R.rate_table(compare(drawn.head(1), s.networks, s.panel)).set_index(
+    alone = C.rate_table(compare(drawn.head(1), s.networks, s.panel)).set_index(
         "row"
     )  # one knee in the whole study
     assert (
@@ -584,7 +584,7 @@ def test_three_error_free_trainings_are_not_certain(drawn):
 
 def test_networks_are_paired_by_seed(drawn):
     a, b = network(drawn, R.MODEL, seeds=3), network(drawn, R.BESIDE, seeds=3, seed=5)
-    of = lambda sa, sb: R.pair(
+    of = lambda sa, sb: pair(
         compare(
             drawn,
             {R.MODEL: a, R.BESIDE: b},
@@ -594,7 +594,7 @@ def test_networks_are_paired_by_seed(drawn):
         R.MODEL,
         R.BESIDE,
     )
-    right = [R.on_knees(p, drawn).right.sum(1) for p in (a, b)]
+    right = [C.on_knees(p, drawn).right.sum(1) for p in (a, b)]
     gaps = lambda found: [t.only_a - t.only_b for t in found.tests]
     assert gaps(of((0, 1, 2), (0, 1, 2))) == [x - y for x, y in zip(*right)]
     assert gaps(of((0, 1, 2), (4, 2, 1))) == [
@@ -622,7 +622,7 @@ def test_both_knees_of_a_person_are_not_two(public):
         np.array(wrong), 2 - knees.kl.to_numpy()[:, None], knees.kl.to_numpy()[:, None]
     )
     s = compare(knees, {}, panel_of(knees, grades))
-    i, t = R.rate(s, "r0", "accuracy"), R.pair(s, "r0", "r1").tests[0]
+    i, t = C.rate(s, "r0", "accuracy"), pair(s, "r0", "r1").tests[0]
     assert (
         i.worth == pytest.approx(len(knees) / 2, rel=0.02)
         and t.unit == "participants"
@@ -637,8 +637,8 @@ def test_predictive_values_by_bayes(drawn):
         drawn.kl.to_numpy()[:, None],
     )
     s = compare(drawn, {}, panel_of(drawn, grades))
-    se, sp = (R.rate(s, "r0", m).estimate for m in ("sensitivity", "specificity"))
-    table = R.predictive_table(s).set_index("prevalence")
+    se, sp = (C.rate(s, "r0", m).estimate for m in ("sensitivity", "specificity"))
+    table = C.predictive_table(s).set_index("prevalence")
     assert table.positive[10] == pytest.approx(
         100 * se * 0.1 / (se * 0.1 + (1 - sp) * 0.9)
     ) and table.negative[10] == pytest.approx(100 * sp * 0.9 / (sp * 0.9 + (1 - se) * 0.1))
@@ -654,12 +654,12 @@ def test_no_false_positive_is_not_certainty(drawn):
         :, None
     ]  # misses 15, calls no KL-0 knee
     s = compare(drawn, {}, panel_of(drawn, never))
-    i, sp = R.predictive(s, "r0", 0.1, True), R.rate(s, "r0", "specificity")
+    i, sp = C.predictive(s, "r0", 0.1, True), C.rate(s, "r0", "specificity")
     assert (i.estimate, i.high) == (1, 1) and i.low == pytest.approx(
         0.9 * 0.1 / (0.9 * 0.1 + (1 - sp.low) * 0.9)
     )  # .80, not 1
     twice = pd.concat([drawn, drawn.assign(knee_id=drawn.knee_id + "x")], ignore_index=True)
-    both = R.predictive(
+    both = C.predictive(
         compare(twice, {}, panel_of(twice, np.tile(never, (2, 1)))), "r0", 0.1, True
     )
     assert both.low == pytest.approx(
@@ -667,10 +667,10 @@ def test_no_false_positive_is_not_certainty(drawn):
     )  # a participant's second knee that says the same adds nothing
     flip = compare(drawn.assign(kl=2 - kl), {}, panel_of(drawn, 2 - never))
     assert (
-        R.predictive(flip, "r0", 0.9, False).low,
-        R.predictive(flip, "r0", 0.9, False).high,
+        C.predictive(flip, "r0", 0.9, False).low,
+        C.predictive(flip, "r0", 0.9, False).high,
     ) == pytest.approx((i.low, i.high))
-    one = R.predictive(compare(drawn.assign(participant="p"), {}, s.panel), "r0", 0.1, True)
+    one = C.predictive(compare(drawn.assign(participant="p"), {}, s.panel), "r0", 0.1, True)
     assert one.estimate == 1 and one.low < i.low
 
 
@@ -686,7 +686,7 @@ def test_predictive_values_cover():
             for j in range(151)
             if hits.pmf(i) > 1e-5 and alarms.pmf(j) > 1e-5
         ):
-            low, high = R._predictive_ends(ends[i], ends[j], 0.1)
+            low, high = C._predictive_ends(ends[i], ends[j], 0.1)
             found += hits.pmf(i) * alarms.pmf(j) * (low <= truth <= high)
         assert 0.935 < found < 0.985, (se, sp, found)
 
@@ -696,36 +696,36 @@ def test_readers_of_another_mix(drawn):
     kl = drawn.kl.to_numpy(float)
     read = np.where((kl == 0) | (np.cumsum(kl == 2) <= 50), 0.0, np.nan)  # always 0, 150 + 50
     s = compare(drawn, {}, panel_of(drawn, np.stack([kl, read], 1)))
-    table = R.rate_table(s).set_index("row")
+    table = C.rate_table(s).set_index("row")
     assert table.accuracy["r1"] == pytest.approx(75) and table.accuracy["r0"] == 100
-    shown = R.show_body(R.body(table.reset_index(), R.pair_table([])), R.printed_rates())
+    shown = R.show_body(R.body(table.reset_index(), C.pair_table([])), R.printed_rates())
     assert shown.set_index("").balanced[["r0", "r1"]].tolist() == ["100.0", "50.0"]
-    assert R.knee_mix(drawn) == "150 KL-0 + 150 KL-2 knees, one a participant"
-    assert R.knee_mix(drawn.assign(participant="p")).endswith("knees of 1 participant")
+    assert C.knee_mix(drawn) == "150 KL-0 + 150 KL-2 knees, one a participant"
+    assert C.knee_mix(drawn.assign(participant="p")).endswith("knees of 1 participant")
 
 
 def test_a_reader_who_always_says_0(drawn):
     s = compare(drawn, {R.MODEL: network(drawn, R.MODEL)}, panel_of(drawn, np.zeros((300, 2))))
-    assert (R.rate(s, "r0", "sensitivity").estimate, R.rate(s, "r0", "specificity").estimate) == (
+    assert (C.rate(s, "r0", "sensitivity").estimate, C.rate(s, "r0", "specificity").estimate) == (
         0,
         1,
     )
     assert (
-        R.pair(s, R.MODEL, "r0").kappa.kappa == 0
-        and np.isnan(R.pair(s, "r0", "r1").kappa.kappa)
-        and R.pair(s, "r0", "r1").tests[0].p == 1
+        pair(s, R.MODEL, "r0").kappa.kappa == 0
+        and np.isnan(pair(s, "r0", "r1").kappa.kappa)
+        and pair(s, "r0", "r1").tests[0].p == 1
     )
-    table = R.predictive_table(s).set_index(["row", "prevalence"])
+    table = C.predictive_table(s).set_index(["row", "prevalence"])
     assert np.isnan(table.positive["r0", 10]) and table.negative["r0", 10] == pytest.approx(
         90
     )  # says nothing: the prevalence is left
     assert R.panel_table(s).estimate.isna().any() and len(R.alike_table(s, swaps=5)) == 3
-    pairs = [R.pair(s, R.MODEL, "r0"), R.pair(s, R.MODEL, "r1"), R.pair(s, "r0", "r1")]
-    shown = R.show_pairs(R.pair_table(pairs)).kappa.tolist()
+    pairs = [pair(s, R.MODEL, "r0"), pair(s, R.MODEL, "r1"), pair(s, "r0", "r1")]
+    shown = R.show_pairs(C.pair_table(pairs)).kappa.tolist()
     assert all(k.startswith("0.00 [-0.0") for k in shown[:2]) and shown[2] == "undefined"
     zero = s.kl == 0  # only knees of one grade: nothing can be said of kappa
     low = compare(drawn[zero], {}, panel_of(drawn[zero], np.zeros((150, 2))))
-    assert np.isnan(R.pair_table([R.pair(low, "r0", "r1")]).kappa[0])
+    assert np.isnan(C.pair_table([pair(low, "r0", "r1")]).kappa[0])
 
 
 def test_one_knee_in_all(drawn, study):
@@ -734,13 +734,13 @@ def test_one_knee_in_all(drawn, study):
         {R.MODEL: network(drawn, R.MODEL, seeds=2)},
         panel_of(drawn, drawn.kl.to_numpy(float)[:, None]),
     )
-    pairs = [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]
+    pairs = [p for r in s.panel.readers if (p := pair(s, R.MODEL, r))]
     assert pairs == []
-    shown = R.show_body(R.body(R.rate_table(s), R.pair_table(pairs)), R.printed_rates())
+    shown = R.show_body(R.body(C.rate_table(s), C.pair_table(pairs)), R.printed_rates())
     assert shown.set_index("")["kappa with the model"]["r0"] == "too few shared knees"
     assert (
-        R.pair_table(pairs).both_right.empty
-        and R.predictive_table(s).prevalence.empty
+        C.pair_table(pairs).both_right.empty
+        and C.predictive_table(s).prevalence.empty
         and R.alike_table(s).empty
         and R.panel_table(s).empty
     )
@@ -765,7 +765,7 @@ def test_confidence_of_readers(drawn):
 
 def test_alike_and_unlike(drawn):
     n = network(drawn, R.MODEL)
-    c = R.on_knees(n, drawn).confidence[0]
+    c = C.on_knees(n, drawn).confidence[0]
     grade = np.where(c >= 0.5, drawn.kl, 2 - drawn.kl)[:, None]
     twin = R.alike_table(
         compare(drawn, {R.MODEL: n}, panel_of(drawn, grade, np.maximum(c, 1 - c)[:, None])),
@@ -792,7 +792,7 @@ def test_chance_swaps_participants_and_knows_every_training(drawn):
     kl, sure, one = (
         drawn.kl.to_numpy(),
         np.random.default_rng(1).uniform(0.5, 1, 300),
-        R.on_knees(network(drawn, R.MODEL), drawn),
+        C.on_knees(network(drawn, R.MODEL), drawn),
     )
     lines = lambda run, person: (
         R.alike_table(
@@ -849,7 +849,7 @@ def test_only_real_readers_decide(drawn, study):
             R.reader_claims(
                 study,
                 s,
-                [R.pair(s, R.MODEL, r) for r in panel.readers],
+                [pair(s, R.MODEL, r) for r in panel.readers],
                 [R.confidence_gap(model), R.confidence_gap(model, True)],
             )
             .set_index("id")
@@ -881,7 +881,7 @@ def test_a_reader_of_one_knee_is_not_forgotten(drawn, study):
     def claims(grades):
         s = compare(drawn, {R.MODEL: model}, panel_of(drawn, grades))
         return R.reader_claims(
-            study, s, [p for r in s.panel.readers if (p := R.pair(s, R.MODEL, r))]
+            study, s, [p for r in s.panel.readers if (p := pair(s, R.MODEL, r))]
         ).set_index("id")
 
     one = np.where(np.arange(300) == 7, kl, np.nan)
@@ -899,8 +899,8 @@ def test_a_reader_of_one_knee_is_not_forgotten(drawn, study):
 
 def test_nothing_run_still_goes_through(drawn, study):
     s = compare(drawn, {}, R.simulated(drawn, None))
-    pairs = [R.pair(s, a, b) for a, b in zip(s.panel.readers, s.panel.readers[1:])]
-    whole = R.body(R.rate_table(s, (R.MODEL, R.BESIDE)), R.pair_table(pairs))
+    pairs = [pair(s, a, b) for a, b in zip(s.panel.readers, s.panel.readers[1:])]
+    whole = R.body(C.rate_table(s, (R.MODEL, R.BESIDE)), C.pair_table(pairs))
     shown = R.show_body(whole, R.printed_rates())
     assert (shown.accuracy[1:3] == "not run").all() and (shown[""] != "your readers").all()
     assert R.reader_claims(study, s, pairs).ours.eq("not run").all()
@@ -910,16 +910,16 @@ def test_nothing_run_still_goes_through(drawn, study):
         and not len(R.dependence_table(drawn, None))
         and len(R.panel_table(s)) == 2
     )
-    assert R.body(R.rate_table(s), R.pair_table([])).kappa.isna().all()
+    assert R.body(C.rate_table(s), C.pair_table([])).kappa.isna().all()
 
 
 def test_without_readings_the_networks_stand_alone(drawn, study):
     "Nothing of a simulated reader is among what is saved, and no claim about readers is decided."
     model = network(drawn, R.MODEL, seeds=2)
     s = compare(drawn, {R.MODEL: model}, R.NO_READINGS)
-    whole = R.body(R.rate_table(s, (R.MODEL, R.BESIDE)), R.pair_table([]))
+    whole = R.body(C.rate_table(s, (R.MODEL, R.BESIDE)), C.pair_table([]))
     assert whole.row.tolist() == [R.MODEL, R.BESIDE] and whole.knees.tolist() == [300, 0]
-    assert whole.accuracy[0] == pytest.approx(100 * R.on_knees(model, drawn).right.mean())
+    assert whole.accuracy[0] == pytest.approx(100 * C.on_knees(model, drawn).right.mean())
     assert (R.show_body(whole, R.printed_rates()).accuracy == "no readings").sum() == 1
     claims = R.reader_claims(study, s, [], [R.confidence_gap(model)]).set_index("id")
     assert claims.verdict[["C16", "C17"]].tolist() == ["no verdict"] * 2
@@ -957,7 +957,7 @@ def test_where_the_readers_come_from(drawn, study, tmp_path, monkeypatch, public
         and set(knees.file) == set(test.file)
         and list(knees) == list(drawn)
     )
-    assert R.rate(compare(knees, {}, panel), "Dr A", "accuracy").estimate == 1
+    assert C.rate(compare(knees, {}, panel), "Dr A", "accuracy").estimate == 1
     made = simulate_readers(drawn, RATES).reads
     for name in made.reader.unique()[:1].tolist() + [
         "phantom reader 2"
