@@ -210,12 +210,10 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             f"([{name}]({link(name)})).{no}"
         )
     if len(audit := read("audit_findings").table):
-        (name, says), *others = zip(audit.name, audit.says)
         said.insert(
             0,
             f"- **{len(audit)} printed statements do not agree with the paper's own numbers** "
-            f"([audit]({link('audit')})). *{name}*: {says}. The others: "
-            f"{'; '.join(name for name, _ in others)}.",
+            f"([audit]({link('audit')})): {'; '.join(audit.name)}.",
         )
     return "\n".join(said)
 
