@@ -74,7 +74,7 @@ PROFILES = dict(
     smoke=Profile(
         Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle"),
         dict(padding=1),
-        phantom=320,
+        phantom=200,
         verdict=False,
     ),
     demo=Profile(
