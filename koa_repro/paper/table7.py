@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..claims import claim, paper_numbers, together, verdict
-from ..comparison import RATES, Comparison, Pair, pair
+from ..comparison import RATES, Comparison, Pair, knee_mix, pair
 from ..plotting import COLORS, PAGE, heading
 from koa_repro.readings import (
     Panel,
