@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from koa_repro import runs
+from koa_repro import discrimination, runs
 from koa_repro.data import GRADES, load_knees
 from koa_repro.discrimination import (
     AllGrades,
@@ -172,11 +172,12 @@ def test_confusion_and_balanced_accuracy_by_resampled_rows():
             assert (
                 confusion(p)(w)[i, k] == metrics.confusion_matrix(p.label[knees], called[knees])
             ).all()
-            assert roc._balanced_accuracy(p)(w)[i, k] == pytest.approx(
+            assert discrimination._balanced_accuracy(p)(w)[i, k] == pytest.approx(
                 metrics.balanced_accuracy_score(p.label[knees], called[knees])
             )
     gone = np.where(p.kl == 4, 0, 1)[None]
-    assert np.isnan(roc._balanced_accuracy(p)(gone)).all()  # a grade without a knee has no accuracy
+    # a grade without a knee has no accuracy
+    assert np.isnan(discrimination._balanced_accuracy(p)(gone)).all()
 
 
 def test_what_is_reported_of_five_grades():
@@ -209,7 +210,7 @@ def test_what_is_reported_of_five_grades():
 
 def test_a_rate_without_a_miss_is_not_certain():
     person, all_found = np.array([f"p{i}" for i in range(51)]), np.full((1, 51), 0.9)
-    i = roc._share_called(all_found, np.ones(51, bool), person, draws(person, 300))
+    i = discrimination.share_called(all_found, np.ones(51, bool), person, draws(person, 300))
     z2 = 1.959964**2
     assert (
         i.estimate == 1 and i.low == pytest.approx(51 / (51 + z2), abs=1e-6) and i.high == 1
@@ -498,7 +499,7 @@ def test_strata_cut_once_and_agree_with_scikit_learn():
     sizes = {name: at.sum() for name, at in groups.items()}
     assert (
         sizes["left knees"] == sizes["right knees"] == 150
-        and [sizes[q] for q in roc._QUARTERS] == [75] * 4
+        and [sizes[q] for q in discrimination._QUARTERS] == [75] * 4
     )
     t = strata_table(p, groups, 400).set_index("stratum")
     auc = {

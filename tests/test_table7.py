@@ -25,7 +25,7 @@ from koa_repro.readings import (
     reading_sheet,
     simulate_readers,
 )
-from koa_repro.stats import Predictions
+from koa_repro.stats import Predictions, cohen_kappa, wilson
 from koa_repro.study import Study
 
 pair = partial(C.pair, margin=R.MARGIN)
@@ -435,7 +435,7 @@ def test_dependence_ties_errors_to_the_networks_doubts(drawn):
     kappa = [
         np.mean(
             [
-                R.cohen_kappa(
+                cohen_kappa(
                     np.where(at.score[0] >= 0.5, 2.0, 0.0),
                     simulate_readers(drawn, RATES, at.confidence[0], d, i).table(
                         "grade", drawn.knee_id
@@ -676,7 +676,7 @@ def test_no_false_positive_is_not_certainty(drawn):
 
 def test_predictive_values_cover():
     "Of all studies of 150 + 150 knees that a reader's rates allow, weighted by their chance."
-    ends = {k: R.wilson(np.arange(150) < k) for k in range(151)}
+    ends = {k: wilson(np.arange(150) < k) for k in range(151)}
     for se, sp in ((0.9, 0.99), (0.9, 0.95), (0.99, 0.9), (0.7, 0.7)):
         hits, alarms = (scipy_stats.binom(150, p) for p in (se, sp))
         found, truth = 0.0, se * 0.1 / (se * 0.1 + (1 - sp) * 0.9)
