@@ -13,7 +13,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from koa_repro.paths import repository
-from koa_repro.results import Entry, entries, save_table
+from koa_repro.results import Entry, entries, hybrid_specs, save_table
 from koa_repro.study import Study
 from koa_repro.tools import reproduce
 from koa_repro.tools.reproduce import Done, NotebookFailed, execute, keep_results, main
@@ -32,7 +32,7 @@ def write(path, *code, tags=("parameters",)):
     return path
 
 
-EXECUTED = ("table3", "table7")  # the others have training tests of their own
+EXECUTED = ("length", "table7")  # the others have training tests of their own
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,19 @@ def smoke(tmp_path_factory):
 
 
 def test_every_row_of_every_table(smoke):
-    out, _ = smoke
-    table = pd.read_csv(out / "table3_pooling.csv")
-    assert len(table) == 12 and (table.runs_done == 1).all()
-    assert (table.low <= table.accuracy).all() and (table.accuracy <= table.high).all()
+    out, store = smoke
+    table = pd.read_csv(out / "length.csv")
+    assert len(table) == 18 and (table.runs_done == 1).all()
+    assert (table.low <= table.value).all() and (table.value <= table.high).all()
     study, known = Study("smoke", "phantom"), {e.name: e for e in entries()}
-    ours = next(s for row in known["table6"].specs(study).values() for s in row)
-    assert ours in known["table3"].specs(study)["gap P1+P2+P3+P4"], "one run for both tables"
+    wanted = {s.id for row in known["length"].specs(study).values() for s in row}
+    assert {p.parent.name for p in store.glob("*/predictions.parquet")} == wanted
+    assert all(s.id in wanted for s in hybrid_specs(study)["Ours, hybrid"]), "one run for both"
 
 
 def test_a_smoke_run_says_what_it_is(smoke):
     out, _ = smoke
-    facts = json.loads((out / "table3_pooling.csv.json").read_text())
+    facts = json.loads((out / "length.csv.json").read_text())
     assert "SYNTHETIC" in facts["study"] and "paths " in facts["code"]
     assert "SYNTHETIC" in (out / "report" / "index.html").read_text(encoding="utf-8")
     assert "no readings" in json.loads((out / "table7_readers.csv.json").read_text())["study"]
@@ -103,13 +104,9 @@ def test_results_follow_from_predictions_alone(smoke, tmp_path):
     for weights in store.glob("*/weights.safetensors"):
         weights.rename(tmp_path / weights.parent.name)
     before = {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")}
-    table3 = next(e for e in entries() if e.name == "table3")
-    wanted = {s.id for row in table3.specs(Study("smoke", "phantom")).values() for s in row}
-    assert wanted <= {p.parent.name for p in before}
-    words = ["--data", "phantom", "--store", str(store), "--only", "table3"]
+    words = ["--data", "phantom", "--store", str(store), "--only", "length"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    again = (tmp_path / "out" / "table3_pooling.csv").read_text()
-    assert again == (out / "table3_pooling.csv").read_text()
+    assert (tmp_path / "out" / "length.csv").read_text() == (out / "length.csv").read_text()
     assert {p: p.stat().st_mtime_ns for p in store.glob("*/predictions.parquet")} == before
     for run in store.glob("[0-9a-f]*"):
         (tmp_path / run.name).rename(run / "weights.safetensors")
