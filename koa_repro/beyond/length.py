@@ -189,18 +189,21 @@ def length_claim(
 def answer_length(
     differences: pd.DataFrame,  # from `difference_rows`
 ) -> str:
-    "At which lengths the hybrid loss was better or worse than cross-entropy, in a sentence or two."
-    part = differences[
-        (differences.against == "cross-entropy") & (differences.measure == "accuracy")
-    ]
-    told = []
-    for r in part.itertuples():
+    "At which lengths the hybrid loss was better or worse than each other loss, a paragraph each."
+
+    def told(r) -> str:
         if not r.seeds:
-            told.append(f"{r.epochs} epochs: {NOT_RUN}")
-            continue
+            return f"{r.epochs} epochs: {NOT_RUN}"
         text = interval_text(r._asdict(), sign="+").replace("]", "] points")
-        told.append(f"{r.epochs} epochs: {text}, {r.seeds} seed{'s' * (r.seeds > 1)}")
-    return "Accuracy, hybrid minus cross-entropy, by length of training: " + "; ".join(told) + "."
+        return f"{r.epochs} epochs: {text}, {r.seeds} seed{'s' * (r.seeds > 1)}"
+
+    accuracy = differences[differences.measure == "accuracy"]
+    return "\n\n".join(
+        f"Accuracy, hybrid minus {against}, by length of training: "
+        + "; ".join(map(told, part.itertuples()))
+        + "."
+        for against, part in accuracy.groupby("against", sort=False)
+    )
 
 # %% ../../nbs/beyond/length.ipynb #a81aab30
 def _lines(read):
