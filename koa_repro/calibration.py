@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import scipy
+import scipy  # its parts load when they are first used: they are slow
 from scipy.special import expit
 
 from .stats import Interval, Predictions, _binary, bootstrap_interval, numbers

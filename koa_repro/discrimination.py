@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRID', 'PREVALENCE', 'THRESHOLDS', 'roc_curve', 'roc_band', 'decision_curves', 'confusion', 'share_called',
-           'five_grades', 'pair_areas', 'auc_between', 'AllGrades', 'grade_table', 'strata', 'stratum_auc',
-           'strata_table']
+           'five_grades', 'pair_areas', 'auc_among', 'AllGrades', 'grade_table', 'strata', 'strata_table']
 
 # %% ../nbs/library/discrimination.ipynb #dis00003
 from collections.abc import Callable, Mapping
@@ -154,16 +153,20 @@ def pair_areas(
     drawn, count, lines = draws(p.participant, n), {g: (p.kl == g).sum() for g in p.grades}, []
     there = [g for g in p.grades if count[g]]
     for a, b in ((a, b) for a in there for b in there if a < 2 <= b):
-        i = bootstrap_interval(auc_between(p.kl, p.score, a, b), drawn=drawn, bounds=(0, 1))
+        of = auc_among(np.isin(p.kl, (a, b)), p.kl == b, p.score)
+        i = bootstrap_interval(of, drawn=drawn, bounds=(0, 1))
         share = count[a] * count[b] / (p.positive.sum() * (~p.positive).sum())
         lines.append((a, b, share, i.estimate, i.low, i.high))
     return pd.DataFrame(lines, columns=["low_grade", "high_grade", "share", "auc", "low", "high"])
 
 
-def auc_between(kl, score, a, b) -> Callable:  # weights (m, N) -> (m, S)
-    "AUC of grade b over grade a, whatever the other knees, as a function of weights."
-    at = np.isin(kl, (a, b))
-    of = measure("auc", kl[at] == b, score[:, at])
+def auc_among(
+    at: np.ndarray,  # (N,) bool, among which knees
+    positive: np.ndarray,  # (N,) bool
+    score: np.ndarray,  # (S, N)
+) -> Callable:  # weights (b, N) -> (b, S)
+    "AUC among some knees, whatever the others, as a function of all knees' weights."
+    of = measure("auc", positive[at], score[:, at])
     return lambda w: of(w[:, at])
 
 # %% ../nbs/library/discrimination.ipynb #dis00014
@@ -188,7 +191,7 @@ def grade_table(
         found[f"KL-{k} called KL-2"] = share_called(g.score, m, g.participant, drawn)
         knees[f"KL-{k} called KL-2"] = size[k]
     for a, b in zip(at, list(at)[1:]):
-        name, of = f"KL-{b} scores above KL-{a}", auc_between(g.kl, g.score, a, b)
+        name, of = f"KL-{b} scores above KL-{a}", auc_among(at[a] | at[b], at[b], g.score)
         found[name] = bootstrap_interval(of, drawn=drawn, bounds=(0, 1))
         knees[name] = size[a] + size[b]
     if {0, 1, 2} <= at.keys():
@@ -219,12 +222,6 @@ def strata(
     return found | {name: quarter == k for k, name in enumerate(_QUARTERS)}
 
 
-def stratum_auc(p: Predictions, at: np.ndarray) -> Callable:  # weights (b, N) -> (b, S)
-    "AUC among some knees as a function of all knees' weights."
-    of = measure("auc", p.positive[at], p.score[:, at])
-    return lambda w: of(w[:, at])
-
-
 _STRATUM = ["stratum", "knees", "positive", "auc", "low", "high", "against"]
 _STRATUM += ["difference", "difference_low", "difference_high", "p_holm"]
 
@@ -238,12 +235,12 @@ def strata_table(
     classes has none."""
     drawn, found, apart = draws(p.participant, n), {}, {}
     both = lambda at: p.positive[at].any() and not p.positive[at].all()
+    auc = lambda at: auc_among(at, p.positive, p.score)
     for name, at in groups.items():
         if both(at):
-            found[name] = bootstrap_interval(stratum_auc(p, at), drawn=drawn, bounds=(0, 1))
+            found[name] = bootstrap_interval(auc(at), drawn=drawn, bounds=(0, 1))
             if name != "right knees" and both(~at):
-                rest = stratum_auc(p, at), stratum_auc(p, ~at)
-                apart[name] = mean_difference([rest], drawn=drawn)
+                apart[name] = mean_difference([(auc(at), auc(~at))], drawn=drawn)
     lines, apart = [], holm_intervals(apart)
     for name, at in groups.items():
         line = dict(stratum=name, knees=int(at.sum()), positive=int(p.positive[at].sum()))

@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-import scipy
+import scipy  # its parts load when they are first used: they are slow
 from scipy.special import ndtr, ndtri
 
 from .knee_files import KneeSet

@@ -10,7 +10,7 @@ __all__ = ['TEMPLATE', 'EDGE', 'CELLS', 'SURE', 'A_KNEE', 'LIMITS', 'thumbnail',
 from functools import cache
 
 import numpy as np
-import scipy
+import scipy  # its parts load when they are first used: they are slow
 from PIL import Image
 from scipy import ndimage
 

@@ -604,7 +604,7 @@ def net_benefit(
 # %% ../nbs/library/stats_agreement.ipynb #389f84da
 from dataclasses import fields
 
-import scipy
+import scipy  # its parts load when they are first used: they are slow
 
 # %% ../nbs/library/stats_agreement.ipynb #722a9cd1
 def _same_knees(**reads) -> list:  # arrays whose last axis is the knee
@@ -1220,9 +1220,8 @@ def seeds_power(
     error = np.sqrt(of.seed**2 / seeds + of.knee**2 / knees)
     people = scipy.stats.norm.ppf(even(99)) * np.sqrt((of.knee**2 + of.run**2 / seeds) / knees)
     t = of.seed * scipy.stats.t.ppf(even(99), seeds - 1) / np.sqrt(seeds)
-    shown = np.sqrt(
-        scipy.stats.chi2.ppf(even(20), seeds - 1) / (seeds - 1)
-    )  # seed SD shown, over the true one
+    # seed SD shown, over the true one
+    shown = np.sqrt(scipy.stats.chi2.ppf(even(20), seeds - 1) / (seeds - 1))
     reach = np.array([np.quantile(np.add.outer(people, t * s), 0.975) for s in shown])
     far = abs(difference)
     return float(
