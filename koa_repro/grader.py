@@ -8,7 +8,7 @@ __all__ = ['WEIGHTS', 'own_grader', 'Grader', 'save_network', 'load_network', 'l
 
 # %% ../nbs/library/grader.ipynb #grd00003
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,13 +23,28 @@ from .calibration import tempered
 from .explain import class_map, knee_map
 from .fitting import put_weights
 from .model import SiameseGAP
-from .patches import PATCH, ROI, cut_patches
+from .patches import PATCH, ROI, cut_patches, sample_views, view_grids
 from .paths import manifests, write_whole
 from .stats import Predictions, stack
 
 # %% ../nbs/library/grader.ipynb #grd00006
 WEIGHTS = "weights/grader"  # in the manifests
 _BATCH = 32
+
+
+def _zoomed(knees: Tensor, zoom: float, pixels: int = PATCH) -> list[Tensor]:
+    "Both patches of regions (N, 300, 300) from 0 to 255, which are scaled; side unknown."
+    change = torch.tensor([0, 1, 1, zoom, 0, 0]).expand(len(knees), -1)
+    return sample_views(knees, torch.ones(len(knees)), change, view_grids(), pixels)
+
+
+def _given_back(knee: np.ndarray, zoom: float) -> np.ndarray:  # (N, 300, 300), twice
+    """A class map of scaled patches, each number given to the pixels that its place was read from.
+    Sums stay: what a zoom sees beyond the region mirrors what is within."""
+    region = torch.full(knee.shape, 127.0, requires_grad=True)
+    given = [torch.from_numpy(patch)[:, None].float() for patch in cut_patches(knee, "R")]
+    (found,) = torch.autograd.grad(_zoomed(region, zoom), region, given)
+    return 255 * found.numpy()
 
 
 @dataclass(frozen=True)
@@ -40,26 +54,28 @@ class Grader:
     networks: Sequence[SiameseGAP]  # in evaluation mode, on the CPU
     card: dict  # what they are: recipe, scale, temperature, threshold, measures
 
-    def _inputs(self, rois: np.ndarray) -> list[Tensor]:
+    def _batches(self, rois: np.ndarray) -> tuple[Tensor, ...]:
         if rois.ndim != 3 or rois.shape[1:] != (ROI, ROI) or rois.dtype != np.uint8:
             raise ValueError(
                 f"The knees have shape {rois.shape} and type {rois.dtype}; "
                 f"give uint8 of shape (N, {ROI}, {ROI}), as `load_knees` or `cut` make them."
             )
-        mean, std = self.card["scale"]
-        patches = cut_patches(torch.from_numpy(rois)[:, None].float() / 255, "R")
-        shrink = PATCH // self.card["recipe"]["pixels"]
-        return [(F.avg_pool2d(p, shrink) - mean) / std for p in patches]
+        return torch.from_numpy(rois).split(_BATCH)
 
-    def _by_batch(self, rois: np.ndarray) -> Iterator[list[Tensor]]:
-        for start in range(0, len(rois), _BATCH):
-            yield self._inputs(rois[start : start + _BATCH])
+    def _views(self, knees: Tensor, zoom: float) -> list[Tensor]:
+        mean, std = self.card["scale"]
+        views = _zoomed(knees, zoom, self.card["recipe"]["pixels"])
+        return [(v - mean) / std for v in views]
 
     @torch.inference_mode()
     def each(self, rois: np.ndarray) -> np.ndarray:  # (n, N, 2)
-        "Every network's own softmax."
-        found = [[n(*views).softmax(1) for n in self.networks] for views in self._by_batch(rois)]
-        return np.concatenate([torch.stack(part).numpy() for part in found], 1)
+        "Every network's own softmax, averaged over the zooms."
+        found = []
+        for knees in self._batches(rois):
+            read = [self._views(knees, zoom) for zoom in self.card["zooms"]]
+            said = [[n(*views).softmax(1) for views in read] for n in self.networks]
+            found.append(np.mean([[p.numpy() for p in part] for part in said], 1))
+        return np.concatenate(found, 1)
 
     def calibrated(self, each: np.ndarray) -> np.ndarray:  # (n, N, 2) -> (N, 2)
         "The average of the networks at the card's temperature."
@@ -71,12 +87,18 @@ class Grader:
 
     def explained(self, rois: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, 2), and class maps (N, 300, 300): what each pixel adds to logit KL-2
-        minus logit KL-0, averaged over the networks."""
+        minus logit KL-0, averaged over the networks and the zooms."""
         softmax, maps = [], []
-        for views in self._by_batch(rois):
-            found = [class_map(n, *views) for n in self.networks]
-            softmax.append(torch.stack([m.logits.softmax(1) for m in found]).numpy())
-            maps.append(np.mean([knee_map(m.between(), m.grids) for m in found], 0))
+        for knees in self._batches(rois):
+            said, shown = [], []
+            for zoom in self.card["zooms"]:
+                views = self._views(knees, zoom)
+                found = [class_map(n, *views) for n in self.networks]
+                said.append([m.logits.softmax(1).numpy() for m in found])
+                knee = np.mean([knee_map(m.between(), m.grids) for m in found], 0)
+                shown.append(_given_back(knee, zoom))
+            softmax.append(np.mean(said, 0))
+            maps.append(np.mean(shown, 0))
         return self.calibrated(np.concatenate(softmax, 1)), np.concatenate(maps)
 
     def doubtful(self, probability: np.ndarray) -> np.ndarray:  # (N, 2) -> (N,) bool
@@ -143,5 +165,6 @@ def own_answers(split: str) -> Predictions:
 def read_by() -> str:
     "What the package's own networks are, for titles and tables."
     card = own_card()
-    recipe, n = card["recipe"], len(card["seeds"])
-    return f"{n} shipped networks averaged, {recipe['epochs']} epochs at {recipe['pixels']} pixels"
+    recipe, n, zooms = card["recipe"], len(card["seeds"]), len(card["zooms"])
+    length = f"{recipe['epochs']} epochs at {recipe['pixels']} pixels"
+    return f"{n} shipped networks averaged, {length}, each knee at {zooms} zooms"

@@ -18,7 +18,7 @@ from koa_repro.tools import engines
 from koa_repro.tools.engines import Captured, _warm_up
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit, has_bf16
 
-RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle")
+RECIPE = Recipe(epochs=2, batch=16, pixels=16, schedule="onecycle")
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def test_pictures_and_their_luck():
 def trained(tmp_path_factory):
     "Both losses, trained for an epoch on a few synthetic knees."
     store, knees = tmp_path_factory.mktemp("runs"), make_knees(160)
-    recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="onecycle", **NARROW)
+    recipe = Recipe(epochs=1, batch=16, pixels=16, schedule="onecycle", **NARROW)
     specs = {
         loss: RunSpec(knees_id(knees.frame()), options=dict(padding=1), loss=loss, recipe=recipe)
         for loss in ("ce", "hybrid")

@@ -407,7 +407,7 @@ def phantom_run(tmp_path_factory):
     "A study and one run of two grades, with weights; as small as it can be."
     folder, kept = tmp_path_factory.mktemp("phantom"), PROFILES["smoke"]
     PROFILES["smoke"] = Profile(
-        Recipe(epochs=1, batch=16, pixels=32, schedule="onecycle"),
+        Recipe(epochs=1, batch=16, pixels=16, schedule="onecycle"),
         dict(padding=1),
         phantom=160,
         verdict=False,

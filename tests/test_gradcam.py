@@ -279,7 +279,7 @@ def test_the_claim_needs_every_one_of_the_six(tmp_path):
 def trained(tmp_path_factory):
     "Ours and Tiulpin, trained for an epoch on a few synthetic knees."
     store, knees = tmp_path_factory.mktemp("runs"), make_knees(160)
-    recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="onecycle", **NARROW)
+    recipe = Recipe(epochs=1, batch=16, pixels=16, schedule="onecycle", **NARROW)
     specs = {
         row: RunSpec(
             knees_id(knees.frame()), network=network, options=dict(padding=1), recipe=recipe

@@ -30,7 +30,7 @@ from koa_repro.study import Study, study_frame, study_spec
 from koa_repro.tools.remote import PackedKnees
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit, predict, set_aside
 
-SLICE = Recipe(epochs=2, batch=8, pixels=32, schedule="onecycle", targets="slice")
+SLICE = Recipe(epochs=2, batch=8, pixels=16, schedule="onecycle", targets="slice")
 
 
 @pytest.fixture(scope="module")

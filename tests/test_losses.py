@@ -416,7 +416,7 @@ def test_random_sets_are_fair_and_blind_to_confidence():
 
 def test_training_on_random_sets_goes_on_as_it_would_have(tmp_path):
     "Random sets follow from seed and epoch: interrupted or not, the weights are the same."
-    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
+    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=16)
     spec = study_spec(Study(), loss="hybrid", loss_options=dict(order="random"), recipe=recipe)
     make = lambda: Trainer(build_network(spec), build_loss(spec), knees, recipe, device="cpu")
     whole, half = (
@@ -477,7 +477,7 @@ def test_adaptive_sets_are_those_between_the_thresholds(n, K, seed, guard, least
 
 def test_adaptive_starts_at_the_ratio_and_then_follows(tmp_path):
     "Before the first c_k the ratio cuts; interrupted or not, the shares are the same."
-    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=32)
+    knees, recipe = make_knees(60, seed=5), Recipe(epochs=2, batch=8, pixels=16)
     spec = study_spec(
         Study(), loss="hybrid", loss_options=dict(order="adaptive", guard=False), recipe=recipe
     )

@@ -226,7 +226,7 @@ def test_one_temperature_serves_and_changes_no_rank():
 
 def test_watching_changes_nothing(tmp_path, facts):
     knees, fresh = make_knees(120), make_knees(30, seed=1)
-    recipe = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle", **NARROW)
+    recipe = Recipe(epochs=2, batch=16, pixels=16, schedule="onecycle", **NARROW)
     specs = [
         RunSpec(
             knees_id(knees.frame()),

@@ -36,7 +36,7 @@ from koa_repro.tools.reference import (
 )
 from koa_repro.training import Recipe, Trainer
 
-QUICK = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle")
+QUICK = Recipe(epochs=3, batch=16, pixels=16, schedule="onecycle")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from koa_repro.runs import (
 from koa_repro.study import Study, study_frame, study_runs, study_spec
 from koa_repro.training import Recipe, Trainer, fit, predict
 
-RECIPE = Recipe(epochs=3, batch=8, pixels=32, schedule="onecycle", rate=3e-3)
+RECIPE = Recipe(epochs=3, batch=16, pixels=16, schedule="onecycle", rate=3e-3)
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,7 @@ def test_scales_keep_the_rate_constant(tmp_path):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     "A profile in which the grid and the search take seconds, and an empty folder of references."
-    recipe = Recipe(epochs=1, batch=16, pixels=32, schedule="constant")
+    recipe = Recipe(epochs=1, batch=16, pixels=16, schedule="constant")
     monkeypatch.setitem(
         PROFILES, "short", Profile(recipe, dict(padding=1), phantom=80, verdict=False)
     )

@@ -41,7 +41,7 @@ from koa_repro.store import listed, prune
 from koa_repro.tools.koa import main
 from koa_repro.training import Recipe, Trainer
 
-RECIPE = Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle", rate=3e-3)
+RECIPE = Recipe(epochs=2, batch=16, pixels=16, schedule="onecycle", rate=3e-3)
 
 
 @pytest.fixture(scope="module")
