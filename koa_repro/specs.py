@@ -154,17 +154,18 @@ def begun(spec: RunSpec, store: Path | None = None) -> nn.Module:
     """The network that a run begins with: untrained, or with the weights that its recipe names,
     from the manifests or the store's folder `starts`. Raises `FileNotFoundError`."""
     model = build_network(spec)
-    if start := spec.recipe.start:
-        files = list(manifests().glob("weights/*/*.safetensors"))
-        files += Path(store).glob("starts/*.safetensors") if store else []
-        found = ((f, data) for f in files if digest(data := f.read_bytes()).startswith(start))
-        if (there := next(found, None)) is None:
-            raise FileNotFoundError(
-                f"{spec.title} begins with the weights {start}, which are not here: put their "
-                "file into the folder `starts` of the store."
-            )
-        put_weights(model, there[1], there[0].name)
-    return model
+    if not (start := spec.recipe.start):
+        return model
+    files = list(manifests().glob("weights/*/*.safetensors"))
+    files += Path(store).glob("starts/*.safetensors") if store else []
+    for file in files:
+        if digest(data := file.read_bytes()).startswith(start):
+            put_weights(model, data, file.name)
+            return model
+    raise FileNotFoundError(
+        f"{spec.title} begins with the weights {start}, which are not here: put their file into "
+        "the folder `starts` of the store."
+    )
 
 
 def build_loss(spec: RunSpec) -> nn.Module:

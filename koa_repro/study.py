@@ -72,7 +72,7 @@ NARROW = dict(
 
 PROFILES = dict(
     smoke=Profile(
-        Recipe(epochs=2, batch=16, pixels=32, schedule="onecycle"),
+        Recipe(epochs=2, batch=16, pixels=16, schedule="onecycle"),
         dict(padding=1),
         phantom=200,
         verdict=False,

@@ -182,7 +182,12 @@ def test_nor_does_a_comparators_step(knees, name, monkeypatch):
     monkeypatch.setattr(losses, "_look", lambda t: False)
     assert (
         asked(
-            trainer(knees, HybridLoss(), model=create(name, **fitting(name, 32)), engine="captured")
+            trainer(
+                knees,
+                HybridLoss(),
+                model=create(name, **fitting(name, RECIPE.pixels)),
+                engine="captured",
+            )
         )
         == []
     )

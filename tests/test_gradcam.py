@@ -375,7 +375,7 @@ def test_kept_shares_are_those_of_each_knee(trained):
     for i in (0, 7, 20):
         views = [
             nn.functional.avg_pool2d(
-                (torch.from_numpy(p).float()[:, None] / 255 - model.scale[0]) / model.scale[1], 4
+                (torch.from_numpy(p).float()[:, None] / 255 - model.scale[0]) / model.scale[1], 8
             )
             for p in cut_patches(test.images[i : i + 1], test.side[i : i + 1])
         ]

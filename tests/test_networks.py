@@ -47,7 +47,7 @@ SIZES = {
     "tiulpin-64": 593_538,
     "siamese-gap": 2_688_482,
 }
-QUICK = Recipe(epochs=1, batch=4, pixels=16, schedule="onecycle")
+QUICK = Recipe(epochs=1, batch=4, pixels=32, schedule="onecycle")
 TRAINED = [n for n in NETWORKS if not n.startswith("vgg")]
 
 
