@@ -36,7 +36,8 @@ given = $(foreach v,$1,$(if $($v),--$(shell echo $v | tr A-Z a-z) "$($v)"))
 STUDY = $(call given,PROFILE DATA SEEDS STORE OUT ONLY EXECUTOR)
 GIVEN_ONLY = $(call given,PROFILE DATA SEEDS STORE)
 # torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
-INSTALL = $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt
+# Modules are compiled when they are first imported: most never are.
+INSTALL = $(BIN)/pip install --disable-pip-version-check --no-compile -q -c constraints.txt
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

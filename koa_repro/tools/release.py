@@ -283,7 +283,8 @@ def card_page(card: dict) -> str:  # Markdown
     fit = ", ".join(f"{100 * x:.1f}%" for x in card["training_accuracy"])
     tried = [f"{_value(t, 'brier'):.4f} at {_listed(t['zooms'])}" for t in card["tried"]]
     reading = (
-        f"Each knee is read at the zooms {_listed(card['zooms'])}, and the answers are averaged. "
+        f"Each knee is read at the zooms {_listed(card['zooms'])}, and the answers are averaged "
+        "(at 1.1, a square wider by a tenth is read, shrunk to the same pixels). "
         f"Chosen by Brier score on validation knees, before calibration: {'; '.join(tried)}."
     )
     shown |= dict(rows="\n".join(rows), fit=fit, before=before, seeds=len(card["seeds"]))
