@@ -45,6 +45,10 @@ def test_committed_notebook(path):
     for cell in nb.cells:
         for o in cell.get("outputs", []):
             assert o.output_type != "error" and o.get("name") != "stderr", cell.source[:80]
+        shown = [
+            o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", ())
+        ]
+        assert len(shown) == len(set(shown)), f"a picture twice: {cell.source[:80]}"
 
 
 def imported(path) -> set:
