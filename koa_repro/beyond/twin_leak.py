@@ -83,11 +83,11 @@ def _strata(
             f"frame: participant {facts.participant[bad].iloc[0]} has more than one left and one "
             "right knee; keep one of each."
         )
-    strata = defaultdict(list)
-    for person, knees in facts.sort_values(["kl", "side"]).groupby("participant"):
-        strata[tuple(knees.kl)].append(
-            (hashlib.sha256(f"{seed}/{person}".encode()).hexdigest(), knees.index.to_numpy())
-        )
+    kl, strata = facts.kl.to_numpy(), defaultdict(list)
+    people = facts.sort_values(["kl", "side"]).groupby("participant").groups
+    for person, rows in ((who, knees.to_numpy()) for who, knees in people.items()):
+        drawn = hashlib.sha256(f"{seed}/{person}".encode()).hexdigest()
+        strata[tuple(kl[rows])].append((drawn, rows))
     return {
         kind: [rows for _, rows in sorted(people, key=lambda p: p[0])]
         for kind, people in sorted(strata.items())
