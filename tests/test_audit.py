@@ -103,7 +103,7 @@ def test_made_up_tables_are_traced_to_where_they_come_from():
 def test_random_numbers_are_traced_to_nothing(origins):
     rates, *_, positives, negatives = audit.table7(NUMBER)
     promised = origins.chance.sum()  # at most this share finds an origin
-    rng, named, tries = np.random.default_rng(1), 0, 20
+    rng, named, tries = np.random.default_rng(1), 0, 40
     for _ in range(tries):
         kappa, p = (
             {r: as_printed(rng.integers(low, 101) / 100) for r in READERS} for low in (61, 0)

@@ -294,9 +294,12 @@ def test_reference_study_needs_no_knees(tmp_path):
 
 def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
     places = dict(out=str(tmp_path), store=str(tmp_path))
-    here, there = (Study("paper", data, **places) for data in ("reference", str(knees_folder)))
-    spec = lambda study: study_spec(study, grades=(4,), split="knee")
-    assert spec(here).id == spec(there).id != study_spec(here, grades=(4,)).id
+    for split in ("official", "knee", "participant"):
+        ids = {
+            study_spec(Study("paper", data, **places), grades=(3, 4), split=split).id
+            for data in ("reference", str(knees_folder))
+        }
+        assert len(ids) == 1, split
 
 
 @pytest.mark.parametrize(

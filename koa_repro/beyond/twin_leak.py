@@ -85,9 +85,9 @@ def _strata(
         )
     kl, strata = facts.kl.to_numpy(), defaultdict(list)
     people = facts.sort_values(["kl", "side"]).groupby("participant").groups
-    for person, rows in ((who, knees.to_numpy()) for who, knees in people.items()):
-        drawn = hashlib.sha256(f"{seed}/{person}".encode()).hexdigest()
-        strata[tuple(kl[rows])].append((drawn, rows))
+    for person, knees in people.items():
+        order = hashlib.sha256(f"{seed}/{person}".encode()).hexdigest()
+        strata[tuple(kl[knees])].append((order, knees.to_numpy()))
     return {
         kind: [rows for _, rows in sorted(people, key=lambda p: p[0])]
         for kind, people in sorted(strata.items())

@@ -287,8 +287,9 @@ def card_page(card: dict) -> str:  # Markdown
         "(at 1.1, a square wider by a tenth is read, shrunk to the same pixels). "
         f"Chosen by Brier score on validation knees, before calibration: {'; '.join(tried)}."
     )
-    shown |= dict(rows="\n".join(rows), fit=fit, before=before, seeds=len(card["seeds"]))
-    shown |= dict(reading=reading)
+    shown |= dict(
+        rows="\n".join(rows), fit=fit, before=before, reading=reading, seeds=len(card["seeds"])
+    )
     text = _CARD.format_map(shown | dict(candidates="; ".join(card["candidates"])))
     table = lambda part: part.startswith(("|", "#"))
     fill = lambda part: part if table(part) else textwrap.fill(part, 100, break_long_words=False)
