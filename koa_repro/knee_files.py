@@ -275,6 +275,14 @@ def _manifest(source, manifest) -> pd.DataFrame | None:
     return manifest.assign(kl=kl.astype(int))
 
 
+def _known(table) -> dict[str, bool]:
+    "The files that a manifest calls knees, bone dark or bright, by their SHA-256."
+    if table is None or "inverted" not in table:
+        return {}
+    told = table[table.inverted.isin((True, False))]
+    return dict(zip(told.sha256, told.inverted.astype(bool)))
+
+
 def _compare(frame, table, faults):
     "Add to the faults what the folder's names and the manifest's rows disagree on."
     faults["unknown"] = sorted(set(frame.file) - set(table.file))
@@ -290,8 +298,8 @@ def _compare(frame, table, faults):
     faults["changed"] = both.file[given & (both.sha256 != both.sha256_listed)].tolist()
 
 # %% ../nbs/library/knee_files.ipynb #fc03cb06
-def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong or None
-    "Read one knee's file."
+def _knee(source, row, known):  # -> roi or None, side, inverted, sha256, what is wrong or None
+    "Read one knee's file. `known`: SHA-256 of a knee's file -> whether bone is dark in it."
     try:
         data = file_bytes(source / row.file)
     except UnreadableRadiograph as e:
@@ -303,7 +311,7 @@ def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong
         grey, _, side = decode(data)
     except UnreadableRadiograph as e:
         return None, row.side, False, digest, str(e)
-    knee = as_knee(grey)
+    knee = as_knee(grey, known.get(digest))
     if knee.wrong:
         return None, row.side, False, digest, knee.wrong
     if side and row.side and side != row.side:
@@ -312,7 +320,7 @@ def _knee(source, row):  # -> roi or None, side, inverted, sha256, what is wrong
     return knee.roi, row.side or side or "", knee.inverted, digest, None
 
 
-def _read(source, frame, progress):  # -> images; the frame with side, inverted, sha256, wrong
+def _read(source, frame, progress, known):  # -> images; frame with side, inverted, sha256, wrong
     "Read every file of the frame, four at a time."
     if frame.empty:
         return np.zeros((0, ROI, ROI), np.uint8), frame.assign(inverted=[], sha256="", wrong=None)
@@ -321,7 +329,7 @@ def _read(source, frame, progress):  # -> images; the frame with side, inverted,
     threads = min(4, os.cpu_count() or 1)
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")  # a decoder's may quote what a file says
-        reads = pool.map(lambda row: _knee(source, row), frame.itertuples())
+        reads = pool.map(lambda row: _knee(source, row, known), frame.itertuples())
         for i, (roi, *rest) in enumerate(tqdm(reads, "reading knees", len(frame), disable=hide)):
             if roi is not None:
                 images[i] = roi
@@ -415,7 +423,7 @@ def read_folder(
     found = _looked(source, labels)
     table = _manifest(found.root, manifest)
     frame = found.frame[found.frame.kl.isin(grades)].reset_index(drop=True)
-    images, frame = _read(found.root, frame, progress)
+    images, frame = _read(found.root, frame, progress, _known(table))
     faults = _judge(found, images, frame, table, grades, divided)
     reasons = found.reasons | dict(frame[frame.wrong.notna()][["file", "wrong"]].values)
     if any(faults.values()):

@@ -152,14 +152,18 @@ def _wrong_shape(height, width) -> str | None:
 
 def as_knee(
     grey: np.ndarray,  # (H, W) uint8, or float32 in [0, 1]
+    inverted: bool | None = None,  # bone is dark, where this very file is known for a knee
 ) -> Knee:
-    "Whether a picture is one knee, and the region of interest that networks get (Section III-B)."
-    if wrong := _wrong_shape(*grey.shape):
-        return Knee(wrong, np.nan, False, None)
-    wrong, sign = recognised(grey)
-    inverted = sign <= -SURE
-    if wrong:
-        return Knee(wrong, sign, inverted, None)
+    """Whether a picture is one knee, and the region of interest that networks get (Section III-B).
+    A known knee is not looked at again: no reason and no correlation."""
+    sign = np.nan
+    if inverted is None:
+        if wrong := _wrong_shape(*grey.shape):
+            return Knee(wrong, sign, False, None)
+        wrong, sign = recognised(grey)
+        inverted = sign <= -SURE
+        if wrong:
+            return Knee(wrong, sign, inverted, None)
     roi = np.asarray(Image.fromarray(grey).resize((ROI, ROI), Image.Resampling.BICUBIC))
     if roi.dtype != np.uint8:
         roi = np.clip(roi * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -1,5 +1,6 @@
 """Knees: what a broken folder says, and what must hold for every set. Pictures are made here."""
 
+import hashlib
 import shutil
 import warnings
 
@@ -369,6 +370,7 @@ def test_the_committed_manifest():
     assert (
         len(table) == table.file.nunique() == 8260
         and table.sha256.str.fullmatch("[0-9a-f]{64}").all()
+        and (table.inverted == "True").sum() == 110
     )
     assert (
         table.file == table.split + "/" + table.kl + "/" + table.participant + table.side + ".png"
@@ -377,6 +379,28 @@ def test_the_committed_manifest():
         table.groupby("participant").split.nunique().max() == 1
         and table.groupby("participant").side.nunique().min() == 2
     )
+
+
+def test_a_file_that_the_manifest_calls_a_knee_is_not_looked_at_again(folder):
+    dark, blank = NAMES[0], NAMES[1]
+    Image.fromarray(255 - picture(0)).save(folder / dark)
+    plain = load_knees(folder, manifest=None, names=True)
+    manifest = plain.frame().drop(columns="label")
+    assert plain.file[plain.inverted].tolist() == [dark]
+    assert (load_knees(folder, manifest=manifest).images == plain.images).all()
+
+    def listed(file, inverted):
+        "The manifest with these pixels' file in it."
+        changed = manifest.astype(dict(inverted=object)).set_index("file")
+        digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        changed.loc[file, ["sha256", "inverted"]] = digest, inverted
+        return changed.reset_index()
+
+    Image.new("L", (224, 224), 90).save(folder / blank)
+    assert faults(folder, manifest=listed(blank, None)).unreadable == [blank]
+    assert faults(folder, manifest=manifest).changed == [blank]
+    read = load_knees(folder, manifest=listed(blank, True), names=True)
+    assert (read.images[read.file == blank] == 165).all() and read.inverted.sum() == 2
 
 
 # --- knee sets

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..check import as_text, examine, find, write_report
 from ..paths import place, writable
 from ..privacy import printable
 
@@ -35,15 +34,17 @@ def check(
     names: bool = False,  # names of files and participants instead of codes
 ) -> int:  # 0, or 1 where something stands in the way
     "Examine a folder and write the report. Raises `OSError` or `ValueError` in one sentence."
+    from koa_repro import check as folders  # here: PyTorch takes seconds, and help needs none
+
     source, target = Path(folder).expanduser(), place(out, "build/check")
     if find_code:
-        found = find(source, find_code)
+        found = folders.find(source, find_code)
         _say("\n".join(found) or "No file of this folder has that code under this key.")
         return 0 if found else 1
     _apart(target, [source])
-    report = examine(source, names=names or None)
-    page = write_report(report, writable(target))
-    _say(as_text(report))
+    report = folders.examine(source, names=names or None)
+    page = folders.write_report(report, writable(target))
+    _say(folders.as_text(report))
     print(f"The page: {Path(out or 'build/check') / page.name}")
     return 0 if report.clean else 1
 
@@ -65,7 +66,7 @@ def predict(
     example: bool = False,  # read a synthetic film that is drawn there
 ) -> int:  # 0, or 1 where no knee was graded
     "Grade the knees of films and write the answer. Raises `OSError` or `ValueError`."
-    from koa_repro import predict as films  # here: `check` needs no network
+    from koa_repro import predict as films
 
     sources, target = [Path(p).expanduser() for p in paths], place(out, "build/predict")
     _apart(target, sources)
@@ -95,7 +96,7 @@ def runs(
     yes: bool = False,  # prune: do it
 ) -> int:  # 0, or 1 where something is damaged or failed
     "Say what a store holds. Raises `OSError` or `ValueError` in one sentence."
-    from koa_repro import store as runs_store  # here: `check` needs no network
+    from koa_repro import store as runs_store
 
     folder = place(store, "build/runs")
     if what == "explain":
