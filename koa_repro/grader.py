@@ -20,10 +20,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .calibration import tempered
-from .explain import class_map, knee_map
+from .explain import class_map, patch_maps
 from .fitting import put_weights
 from .model import SiameseGAP
-from .patches import PATCH, ROI, cut_patches, sample_views, view_grids
+from .patches import PATCH, ROI, sample_views, view_grids
 from .paths import manifests, write_whole
 from .stats import Predictions, stack
 
@@ -38,11 +38,11 @@ def _zoomed(knees: Tensor, zoom: float, pixels: int = PATCH) -> list[Tensor]:
     return sample_views(knees, torch.ones(len(knees)), change, view_grids(), pixels)
 
 
-def _given_back(knee: np.ndarray, zoom: float) -> np.ndarray:  # (N, 300, 300), twice
-    """A class map of scaled patches, each number given to the pixels that its place was read from.
+def _given_back(maps: np.ndarray, zoom: float) -> np.ndarray:  # (2, N, 128, 128), (N, 300, 300)
+    """Class maps of scaled patches, each number given to the pixels that its place was read from.
     Sums stay: what a zoom sees beyond the region mirrors what is within."""
-    region = torch.full(knee.shape, 127.0, requires_grad=True)
-    given = [torch.from_numpy(patch)[:, None].float() for patch in cut_patches(knee, "R")]
+    region = torch.full((maps.shape[1], ROI, ROI), 127.0, requires_grad=True)
+    given = torch.from_numpy(maps)[:, :, None].float()
     # of one number: the gradient of several has PyTorch load a package for most of a second
     total = sum((view * part).sum() for view, part in zip(_zoomed(region, zoom), given))
     (found,) = torch.autograd.grad(total, region)
@@ -97,8 +97,8 @@ class Grader:
                 views = self._views(knees, zoom)
                 found = [class_map(n, *views) for n in self.networks]
                 said.append([m.logits.softmax(1).numpy() for m in found])
-                knee = np.mean([knee_map(m.between(), m.grids) for m in found], 0)
-                shown.append(_given_back(knee, zoom))
+                parts = np.mean([patch_maps(m.between(), m.grids) for m in found], 0)
+                shown.append(_given_back(parts, zoom))
             softmax.append(np.mean(said, 0))
             maps.append(np.mean(shown, 0))
         return self.calibrated(np.concatenate(softmax, 1)), np.concatenate(maps)
