@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from koa_repro.fitting import (
+    Adam,
     NonFiniteLoss,
     Resumable,
     fit,
@@ -144,7 +145,7 @@ class Trainer(Resumable):
             self.aside = put(train.select(aside), self.train.scale, self.train.view)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.loss = loss.to(self.device)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             self.model.parameters(), recipe.rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.steps = len(draw_order(self.labels, recipe.batch, np.random.default_rng(0)))

@@ -10,6 +10,7 @@ __all__ = ['TRIPLES', 'Cell', 'FEW', 'PARTS', 'PAPERS', 'table5_options', 'grid_
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from .study import NARROW, OWN_SPLITS, Profile, Study, study_spec
 from .training import Recipe
 
 # %% ../nbs/library/tuning.ipynb #88386bdd
+@cache
 def table5_options() -> dict[str, dict]:  # row -> options of the hybrid loss
     "The twelve settings of Table V, from the paper's printed numbers."
     found = {}

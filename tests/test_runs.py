@@ -69,6 +69,7 @@ if __name__ == "__main__":
     seeds = map(int, sys.argv[4:])
     torch.set_num_threads(int(sys.argv[3]))
     ensure([replace(spec, seed=s) for s in seeds], sys.argv[2], knees, "local", progress=False)
+    assert "torch._dynamo" not in sys.modules  # the compiler takes as long to load as PyTorch
 """
 
 
