@@ -122,7 +122,8 @@ def load_network(
     "A network in evaluation mode on the CPU, in single precision."
     model = SiameseGAP(**options)
     put_weights(model, (path := Path(path)).read_bytes(), path.name)
-    return model.eval().requires_grad_(False)
+    # channels last: on a CPU, twice as fast
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def load_grader(
