@@ -408,3 +408,19 @@ def test_the_command_from_a_shell(plain, tmp_path):
         env=os.environ | dict(PYTHONPATH=str(repository())),
     )
     assert done.returncode == 0 and (tmp_path / "out/index.html").exists(), done.stderr[-800:]
+
+
+def test_help_needs_no_pytorch(tmp_path):
+    "It takes seconds to load."
+    code = (
+        "import sys\nfrom koa_repro.tools.koa import main\ntry:\n    main(['check', '--help'])\n"
+        "except SystemExit as e:\n    assert e.code == 0 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | dict(PYTHONPATH=str(repository())),
+    )
+    assert done.returncode == 0 and "--names" in done.stdout, done.stderr
