@@ -122,7 +122,7 @@ def load_network(
     "A network in evaluation mode on the CPU, in single precision."
     model = SiameseGAP(**options)
     put_weights(model, (path := Path(path)).read_bytes(), path.name)
-    # channels last: on a CPU, twice as fast
+    # channels last: faster on a CPU
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
