@@ -25,7 +25,7 @@ from ..claims import decide
 from ..data import GRADES, KneeSet
 from ..executors import ensure
 from ..paths import digest, manifests, place, provenance, repository
-from ..results import entries, is_light, save_table
+from ..results import entries, is_light
 from koa_repro.runs import (
     Run,
     find,
