@@ -2,9 +2,7 @@
 and grid add up.
 """
 
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -73,19 +71,19 @@ def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
     )
 
 
-SEARCH = """
-import sys, time
-from pathlib import Path
-from koa_repro.beyond.search import PAPERS, loss_options, open_search, work_through
-folder, pace = Path(sys.argv[1]), float(sys.argv[2])
-def value(options, epoch):
-    with open(folder / "log", "a") as f: f.write(f"{epoch} {options}\\n")
-    time.sleep(pace)
-    return -abs(options["smoothing"] - .1) - abs(options["weights"][0] - .3) + epoch / 100
-search = open_search(folder / "s.sqlite3", "s")
-if not search.trials: search.enqueue_trial(PAPERS)
-work_through(search, loss_options, value, [1, 2], 13, seed=3)
-"""
+def search_in(folder, pace):
+    "Thirteen trials, what is asked for written down."
+
+    def value(options, epoch):
+        with open(folder / "log", "a") as f:
+            f.write(f"{epoch} {options}\n")
+        time.sleep(pace)
+        return -abs(options["smoothing"] - 0.1) - abs(options["weights"][0] - 0.3) + epoch / 100
+
+    study = open_search(folder / "s.sqlite3", "s")
+    if not study.trials:
+        study.enqueue_trial(search.PAPERS)
+    search.work_through(study, search.loss_options, value, [1, 2], 13, seed=3)
 
 
 def searched(folder):
@@ -98,20 +96,19 @@ def test_a_killed_search_loses_and_repeats_nothing(tmp_path):
     folders = [tmp_path / n for n in ("alone", "killed")]
     for f in folders:
         f.mkdir()
-    subprocess.run([sys.executable, "-c", SEARCH, str(folders[0]), "0"], check=True)
+    search_in(folders[0], 0)
     for lines in (3, 23):
-        job, until = (
-            subprocess.Popen([sys.executable, "-c", SEARCH, str(folders[1]), ".2"]),
-            time.monotonic() + 100,
-        )
-        log = folders[1] / "log"
+        # forked, so that nothing need be imported again
+        job = multiprocessing.get_context("fork").Process(target=search_in, args=(folders[1], 0.2))
+        job.start()
+        log, until = folders[1] / "log", time.monotonic() + 100
         while not log.exists() or len(log.read_text().splitlines()) < lines:
-            assert job.poll() is None and time.monotonic() < until
+            assert job.is_alive() and time.monotonic() < until
             time.sleep(0.005)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
+        job.kill()
+        job.join()
         assert [t.state for t in searched(folders[1])].count(TrialState.RUNNING) == 1
-    subprocess.run([sys.executable, "-c", SEARCH, str(folders[1]), "0"], check=True)
+    search_in(folders[1], 0)
     alone, killed = map(searched, folders)
     assert all(t.state == TrialState.COMPLETE for t in killed) and [t.params for t in killed] == [
         t.params for t in alone
