@@ -12,10 +12,6 @@ import re
 import zlib
 
 import numpy as np
-import pydicom
-from pydicom.filereader import data_element_generator, read_dataset
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 # %% ../nbs/library/dicom.ipynb #45ba05fd
 LARGEST = 40_000_000  # pixels of a picture; twice the largest detector's
@@ -70,6 +66,10 @@ def check_scans(stream: bytes):
 
 def _parse(data):  # -> Dataset
     "The tags that are used. A deflated file is inflated here, up to a bound."
+    import pydicom  # here and below, not above: it is slow, and most pictures are no DICOM
+    from pydicom.filereader import data_element_generator, read_dataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
     stream = io.BytesIO(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
     meta = {}
@@ -77,12 +77,12 @@ def _parse(data):  # -> Dataset
     if data[stream.tell() : stream.tell() + 2] == b"\x02\0":
         meta = {e.tag: e.value for e in data_element_generator(stream, False, True, stop)}
     syntax = bytes(meta.get(0x00020010) or b"").decode("ascii", "replace").rstrip("\0 ")
-    if syntax != DeflatedExplicitVRLittleEndian:
+    if syntax != pydicom.uid.DeflatedExplicitVRLittleEndian:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_TAGS)
         if "TransferSyntaxUID" not in dataset.file_meta:
             explicit = not dataset.original_encoding[0]
             dataset.file_meta.TransferSyntaxUID = (
-                pydicom.uid.ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
+                ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
             )
         return dataset
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -93,7 +93,7 @@ def _parse(data):  # -> Dataset
     dataset = read_dataset(io.BytesIO(plain), False, True, specific_tags=tags)
     dataset = pydicom.FileDataset(None, dataset, is_implicit_VR=False, is_little_endian=True)
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
 
 
@@ -197,9 +197,11 @@ def _check_length(dataset, syntax) -> int:  # bits that the compressed stream ha
             )
         dataset[keyword].value = data[: needed + needed % 2]
         return 64
-    if len(pydicom.encaps.parse_basic_offsets(data)) > 1:
+    from pydicom.encaps import generate_frames, parse_basic_offsets
+
+    if len(parse_basic_offsets(data)) > 1:
         raise UnreadableRadiograph("holds several pictures; export the one that is meant")
-    frame = next(pydicom.encaps.generate_frames(data, number_of_frames=1))
+    frame = next(generate_frames(data, number_of_frames=1))
     check_scans(frame)
     if (header := _stream(frame)) is None:
         return 64
@@ -213,6 +215,9 @@ def _check_length(dataset, syntax) -> int:  # bits that the compressed stream ha
 
 def _pixels(dataset):  # -> (H, W) array, bits that its values have
     "Decoded values. Raises `UnreadableRadiograph`."
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import RLELossless
+
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
@@ -280,6 +285,8 @@ def _padding(dataset, stored):  # (H, W) bool
 
 def _looked_up(dataset, stored):  # -> grey, low, high
     "Through the modality and VOI tables or the window, by pydicom; and the ends of their scale."
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
     values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence"):
         values = np.rint(values).astype(np.int64) if values.dtype.kind == "f" else values
@@ -329,6 +336,8 @@ def _grey(dataset) -> np.ndarray:  # (H, W) float32 in [0, 1], bright as the tag
     if windowed or dataset.get("VOILUTSequence"):
         grey, low, high = _looked_up(dataset, stored)
     elif dataset.get("ModalityLUTSequence") or floats:
+        from pydicom.pixels import apply_modality_lut
+
         grey = apply_modality_lut(stored, dataset)
         low, high = grey[~padding].min(), grey[~padding].max()
     else:

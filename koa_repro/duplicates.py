@@ -8,9 +8,8 @@ __all__ = ['SIDE', 'WINDOW', 'COPY', 'CUT', 'texture', 'nearest', 'copies', 'cut
 # %% ../nbs/library/duplicates.ipynb #fcda2053
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are first used: they are slow
 from PIL import Image
-from scipy.linalg import eigh
-from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
 
 # %% ../nbs/library/duplicates.ipynb #1dabc3fe
 SIDE, WINDOW = 50, 5  # pixels of the averaged picture; of the neighbourhood that is subtracted
@@ -27,7 +26,7 @@ def texture(
         part = images[at : at + 500]
         blocks = part.reshape(len(part), SIDE, height // SIDE, SIDE, width // SIDE)
         small[at : at + 500] = blocks.mean((2, 4), dtype=np.float32)
-    fine = small - uniform_filter(small, (0, WINDOW, WINDOW))
+    fine = small - scipy.ndimage.uniform_filter(small, (0, WINDOW, WINDOW))
     fine -= fine.mean((1, 2), keepdims=True)
     length = np.sqrt((fine**2).sum((1, 2), keepdims=True))
     return np.where(length > 1, fine / np.maximum(length, 1), 0)
@@ -83,7 +82,7 @@ def _seen(images, boxes=None) -> np.ndarray:  # (N, 400)
         box = None if boxes is None else tuple(boxes[i])
         small = Image.fromarray(image).resize((_GRID, _GRID), Image.Resampling.BILINEAR, box)
         out[i] = small
-    out -= uniform_filter(out, (0, 7, 7))
+    out -= scipy.ndimage.uniform_filter(out, (0, 7, 7))
     return _scaled(out.reshape(len(out), -1))
 
 
@@ -109,7 +108,7 @@ def _candidates(images) -> set[tuple[int, int, bool]]:  # first < second, mirror
     within += 0.01 * np.trace(within) / len(within) * np.eye(len(within))
     between = (mean - mean.mean(0)).T @ (mean - mean.mean(0)) / len(mean)
     top = (len(within) - _KEPT, len(within) - 1)
-    axes = eigh(between, within, subset_by_index=top)[1].astype(np.float32)
+    axes = scipy.linalg.eigh(between, within, subset_by_index=top)[1].astype(np.float32)
     mirror = whole.reshape(-1, _GRID, _GRID)[:, :, ::-1].reshape(whole.shape)
     straight, turned = (_scaled((x - whole.mean(0)) @ axes) for x in (whole, mirror))
     found, near = set(), min(_NEAREST, len(images) - 1)
@@ -124,8 +123,9 @@ def _candidates(images) -> set[tuple[int, int, bool]]:  # first < second, mirror
 
 def _layers(image):  # (100, 100) -> texture on (50, 50) and on (100, 100)
     fine = image.astype(np.float32)
-    half = gaussian_filter(fine.reshape(50, 2, 50, 2).mean((1, 3)), 1.5)
-    return half - uniform_filter(half, 13), fine - uniform_filter(fine, 5)
+    half = scipy.ndimage.gaussian_filter(fine.reshape(50, 2, 50, 2).mean((1, 3)), 1.5)
+    mean = scipy.ndimage.uniform_filter
+    return half - mean(half, 13), fine - mean(fine, 5)
 
 
 class _Still:
@@ -148,7 +148,9 @@ class _Still:
         "The same part of another layer, moved and stretched about the centre."
         offset = move + (len(layer) - 1) / 2 + stretch * self.start
         shape = (self.inner, self.inner)
-        part = affine_transform(layer, stretch, offset, output_shape=shape, order=1, mode="nearest")
+        part = scipy.ndimage.affine_transform(
+            layer, stretch, offset, output_shape=shape, order=1, mode="nearest"
+        )
         return _scaled(part.ravel())
 
 

@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 import scipy  # its parts load when they are first used: they are slow
 from PIL import Image
-from scipy import ndimage
 
 # %% ../nbs/library/recognition.ipynb #3c8e7f86
 # mean training knee on 10 x 10, standardised, in tenths; the right half mirrors this left one
@@ -57,7 +56,7 @@ def picture_area(
     flat = np.pad(np.ptp(corners, axis=0) <= _FLAT, ((0, 1), (0, 1)))
     if flat.mean() < _AREA:
         return keep
-    areas, _ = ndimage.label(flat)
+    areas, _ = scipy.ndimage.label(flat)
     for i in np.flatnonzero(np.bincount(areas.ravel()) >= _AREA * flat.size)[1:]:
         points = np.argwhere(areas == i)
         hull = (
@@ -66,7 +65,7 @@ def picture_area(
             else 0
         )
         if hull and len(points) >= 0.97 * hull:
-            keep &= ~ndimage.binary_dilation(areas == i, np.ones((5, 5)))
+            keep &= ~scipy.ndimage.binary_dilation(areas == i, np.ones((5, 5)))
     return keep
 
 # %% ../nbs/library/recognition.ipynb #042b1e32
@@ -130,7 +129,7 @@ def _templates(change: str) -> tuple[np.ndarray, np.ndarray]:  # (N,) amounts, (
         move = np.array([x * (change == "down"), x * (change == "right")])
         offset = centre - matrix @ (centre + move)
         made.append(
-            ndimage.affine_transform(
+            scipy.ndimage.affine_transform(
                 TEMPLATE.astype(float), matrix, offset, order=1, mode="nearest"
             )
         )
@@ -190,7 +189,7 @@ def measures(
         found[change + "_by"] = amounts[fits.argmax()]
     inside = small[area] if area.any() else np.zeros(1)
     low, dark, bright, high = np.percentile(inside, (5, 25, 75, 95))
-    edges = np.hypot(*np.gradient(small))[ndimage.binary_erosion(area, iterations=3)]
+    edges = np.hypot(*np.gradient(small))[scipy.ndimage.binary_erosion(area, iterations=3)]
     pixels = grey[::3, ::3] * (1 if grey.dtype == np.uint8 else 255)
     found |= dict(
         covered=1 - area.mean(),
