@@ -134,7 +134,7 @@ class Knee:
     "What a picture is as one knee."
 
     wrong: str | None  # why it is none; None where it is one
-    polarity: float  # correlation with the mean knee; nan where its shape alone says it is none
+    polarity: float  # correlation with the mean knee; nan where it was not looked at
     inverted: bool  # bone is dark in it, surely
     roi: np.ndarray | None  # (300, 300) uint8, bone bright; None where it is no knee
 

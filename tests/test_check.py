@@ -398,15 +398,16 @@ def test_the_command(plain, tmp_path, capsys):
     assert "test/0/20L.png" in (tmp_path / "out/files.csv").read_text()
 
 
+def from_a_shell(words, folder):
+    "What Python says to these words in a process of its own."
+    env = os.environ | dict(PYTHONPATH=str(repository()))
+    words = [sys.executable, *words]
+    return subprocess.run(words, capture_output=True, text=True, cwd=folder, env=env)
+
+
 def test_the_command_from_a_shell(plain, tmp_path):
-    command = [sys.executable, "-m", "koa_repro.tools.koa", "check", str(plain)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | dict(PYTHONPATH=str(repository())),
-    )
+    words = ["-m", "koa_repro.tools.koa", "check", str(plain), "--out", str(tmp_path / "out")]
+    done = from_a_shell(words, tmp_path)
     assert done.returncode == 0 and (tmp_path / "out/index.html").exists(), done.stderr[-800:]
 
 
@@ -416,11 +417,5 @@ def test_help_needs_no_pytorch(tmp_path):
         "import sys\nfrom koa_repro.tools.koa import main\ntry:\n    main(['check', '--help'])\n"
         "except SystemExit as e:\n    assert e.code == 0 and 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | dict(PYTHONPATH=str(repository())),
-    )
+    done = from_a_shell(["-c", code], tmp_path)
     assert done.returncode == 0 and "--names" in done.stdout, done.stderr

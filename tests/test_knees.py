@@ -1,6 +1,5 @@
 """Knees: what a broken folder says, and what must hold for every set. Pictures are made here."""
 
-import hashlib
 import shutil
 import warnings
 
@@ -25,7 +24,7 @@ from koa_repro.knee_files import (
     scan,
 )
 from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, cut_patches
-from koa_repro.paths import manifests
+from koa_repro.paths import digest, manifests
 from koa_repro.radiographs import TEMPLATE, UnreadableRadiograph, polarity, read_radiograph
 from koa_repro.splits import RATIO
 
@@ -392,8 +391,8 @@ def test_a_file_that_the_manifest_calls_a_knee_is_not_looked_at_again(folder):
     def listed(file, inverted):
         "The manifest with these pixels' file in it."
         changed = manifest.astype(dict(inverted=object)).set_index("file")
-        digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        changed.loc[file, ["sha256", "inverted"]] = digest, inverted
+        found = digest((folder / file).read_bytes())
+        changed.loc[file, ["sha256", "inverted"]] = found, inverted
         return changed.reset_index()
 
     Image.new("L", (224, 224), 90).save(folder / blank)
