@@ -144,8 +144,7 @@ def rate_table(
 
 def percent_ends(name: str, i: Interval | None) -> dict:
     "An estimate and its ends in percent, by `name`, `name_low` and `name_high`."
-    values = [100 * x for x in (i.estimate, i.low, i.high)] if i else [np.nan] * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values))
+    return i.ends(name, 100) if i else dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
 
 # %% ../nbs/library/comparison.ipynb #cpn00009
 PREVALENCES = (0.1, 0.2, 0.35, 0.5)

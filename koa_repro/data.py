@@ -20,7 +20,7 @@ from .knee_files import scan as scan
 from .patches import ROI as ROI
 from .patches import cut_patches as cut_patches
 from .paths import manifests
-from .privacy import coded, published
+from .privacy import coded, published, published_knees
 from .radiographs import polarity as polarity
 from .radiographs import read_radiograph as read_radiograph
 from .splits import GRADES as GRADES
@@ -37,7 +37,7 @@ EXAMPLES = [
 def example_knees() -> KneeSet:
     "The eight published test knees that come with the project, in the order of `EXAMPLES`."
     files = [f"test/{name}.png" for name in EXAMPLES]
-    listed = pd.read_csv(manifests() / "kl224.csv", dtype=dict(participant=str))
+    listed = published_knees()
     knees = read_folder(manifests() / "rois", (0, 2), listed[listed.file.isin(files)])
     return knees.select([knees.file.tolist().index(f) for f in files])
 

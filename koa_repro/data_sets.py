@@ -14,8 +14,8 @@ import pandas as pd
 
 from .data import KneeSet, assign_splits, load_knees, real_knees
 from .knee_files import KneeFilesError
-from .paths import manifests
 from .phantom import make_knees
+from .privacy import published_knees
 
 # %% ../nbs/library/data_sets.ipynb #b5dc0f6f
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def published_facts(
     split: str,  # "official", "knee" or "participant"
 ) -> pd.DataFrame:  # columns as in `KneeSet.frame`
     "The published knees from their manifest, without a picture."
-    frame = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    frame = published_knees()
     frame = frame[frame.kl.isin(grades)]
     if split == "official":
         return frame

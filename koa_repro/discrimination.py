@@ -4,17 +4,23 @@
 
 # %% auto #0
 __all__ = ['GRID', 'PREVALENCE', 'THRESHOLDS', 'roc_curve', 'roc_band', 'decision_curves', 'confusion', 'share_called',
-           'five_grades', 'pair_areas', 'auc_among', 'AllGrades', 'grade_table', 'strata', 'strata_table']
+           'five_grades', 'pair_areas', 'auc_among', 'draw_confusion', 'AllGrades', 'unseen_knees', 'unseen_answers',
+           'all_grades', 'grade_table', 'mean_grey', 'exposure', 'strata', 'strata_table']
 
 # %% ../nbs/library/discrimination.ipynb #dis00003
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from .calibration import tempered
-from .data import GRADES
+from .data import GRADES, KneeSet
+from .paths import manifests
+from .plotting import COLORS, PAGE, heading
+from .runs import Run, derived, reopen
+from .specs import RunSpec
 from koa_repro.stats import (
     Draws,
     Interval,
@@ -29,6 +35,8 @@ from koa_repro.stats import (
     widened,
 )
 from .stats import cohen_kappa as agreement
+from .study import Study, study_frame, study_knees
+from .training import predict
 
 # %% ../nbs/library/discrimination.ipynb #6a0d2f85
 GRID = np.linspace(0, 1, 201)  # 1 - specificity
@@ -169,6 +177,29 @@ def auc_among(
     of = measure("auc", positive[at], score[:, at])
     return lambda w: of(w[:, at])
 
+# %% ../nbs/library/discrimination.ipynb #dis00022
+def draw_confusion(
+    runs: Mapping[str, Predictions],  # name -> predictions of five grades
+    title: str,  # which knees, how thoroughly
+) -> plt.Figure:
+    "Confusion matrices: knees (mean over the runs) and their share of the grade."
+    fig, axes = plt.subplots(1, len(runs), figsize=(PAGE / 2 * len(runs), 3.3), squeeze=False)
+    for ax, (name, p) in zip(axes[0], runs.items()):
+        counts = confusion(p)(np.ones((1, len(p.kl))))[0].mean(0)
+        share = counts / counts.sum(1, keepdims=True)
+        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(*counts.shape):
+            look = dict(ha="center", va="center", fontsize=7)
+            look["color"] = "white" if share[i, j] > 0.55 else "black"
+            ax.text(j, i, f"{counts[i, j]:.0f}\n{share[i, j]:.0%}", **look)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks(range(len(p.grades)), [f"KL-{g}" for g in p.grades])
+        ax.set(xlabel="predicted grade", ylabel="grade", title=name)
+        ax.axvline(1.5, color=COLORS["paper"], lw=0.8, ls="--")
+        ax.axhline(1.5, color=COLORS["paper"], lw=0.8, ls="--")
+    heading(fig, title)
+    return fig
+
 # %% ../nbs/library/discrimination.ipynb #dis00014
 @dataclass(frozen=True, eq=False)
 class AllGrades:
@@ -179,6 +210,54 @@ class AllGrades:
     score: np.ndarray  # (S, N) probability of KL-2
 
 
+def unseen_knees(study: Study, spec: RunSpec) -> KneeSet:
+    """Test knees of the grades that a run was not trained on, of participants of whom it met no
+    knee in training or validation."""
+    known = study_frame(study, spec.grades, spec.split)
+    knees = study_knees(study, [g for g in GRADES if g not in spec.grades], spec.split)
+    met = np.isin(knees.participant, known.participant[known.split != "test"])
+    return knees.select((knees.split == "test") & ~met)
+
+
+def unseen_answers(
+    run: Run,  # of two grades
+    study: Study,
+) -> pd.DataFrame | None:  # file, participant, side, kl, split, p1
+    """What a two-grade network says of test knees of the grades that it never saw, with its best
+    weights. None where it was never asked and the weights are not here."""
+
+    def make(run):
+        knees = unseen_knees(study, run.spec)
+        model, on_device = reopen(run, knees)
+        p1 = predict(model, on_device).softmax(1)[:, 1].numpy()
+        return knees.frame()[["file", "participant", "side", "kl", "split"]].assign(p1=p1)
+
+    return derived(run, "unseen", make)
+
+
+def all_grades(
+    runs: Sequence[Run | None],  # one a seed
+    study: Study,
+) -> AllGrades | None:  # None where no run has its answers
+    """A row's answers to the test knees of all five grades. Raises `ValueError` where the
+    runs answered other knees."""
+    frames = []
+    for run in filter(None, runs):
+        if (new := unseen_answers(run, study)) is not None:
+            seen = run.predictions("best").query("split == 'test'")  # as those of the other grades
+            both = pd.concat([f[["file", "participant", "kl", "p1"]] for f in (seen, new)])
+            frames.append(both.set_index("file").sort_index())
+    if not frames:
+        return None
+    if any(not f.index.equals(frames[0].index) for f in frames):
+        raise ValueError(
+            "The runs of a row answered other knees: delete their unseen.parquet and run "
+            "the notebook again where the weights are."
+        )
+    score = np.stack([f.p1.to_numpy(float) for f in frames])
+    return AllGrades(frames[0].participant.to_numpy(str), frames[0].kl.to_numpy(int), score)
+
+# %% ../nbs/library/discrimination.ipynb #dis00024
 def grade_table(
     g: AllGrades,
     n: int = 10_000,  # resamples
@@ -209,6 +288,18 @@ def _place(zero, one, two):
     return (one - zero) / np.where(two == zero, np.nan, np.subtract(two, zero))
 
 # %% ../nbs/library/discrimination.ipynb #dis00017
+def mean_grey(knees: KneeSet) -> pd.Series:  # file -> mean grey, in [0, 1]
+    "A knee's exposure, as far as its region of interest tells."
+    return pd.Series([image.mean() / 255 for image in knees.images], knees.file, name="grey")
+
+
+def exposure(study: Study, grades: Sequence[int]) -> pd.Series:  # file -> mean grey, in [0, 1]
+    "Mean grey of a study's knees; of the public test knees as `exposure.csv` has it."
+    if study.data != "reference":
+        return mean_grey(study_knees(study, grades))
+    return pd.read_csv(manifests() / "exposure.csv").set_index("file").grey
+
+
 _QUARTERS = ("darkest quarter", "second quarter", "third quarter", "brightest quarter")
 
 

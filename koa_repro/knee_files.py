@@ -30,6 +30,7 @@ from koa_repro.radiographs import (
     decode,
     file_bytes,
     polarity,
+    region_of_interest,
 )
 from .splits import GRADES, SPLITS, whole_grades
 
@@ -311,13 +312,17 @@ def _knee(source, row, known):  # -> roi or None, side, inverted, sha256, what i
         grey, _, side = decode(data)
     except UnreadableRadiograph as e:
         return None, row.side, False, digest, str(e)
-    knee = as_knee(grey, known.get(digest))
-    if knee.wrong:
-        return None, row.side, False, digest, knee.wrong
+    if digest in known:  # for a knee, so it is not recognised again
+        roi, inverted = region_of_interest(grey, known[digest]), known[digest]
+    else:
+        knee = as_knee(grey)
+        if knee.wrong:
+            return None, row.side, False, digest, knee.wrong
+        roi, inverted = knee.roi, knee.inverted
     if side and row.side and side != row.side:
         fault = f"says side {side} inside and {row.side} in its name; find out which is right"
         return None, row.side, False, digest, fault
-    return knee.roi, row.side or side or "", knee.inverted, digest, None
+    return roi, row.side or side or "", inverted, digest, None
 
 
 def _read(source, frame, progress, known):  # -> images; frame with side, inverted, sha256, wrong

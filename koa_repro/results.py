@@ -8,9 +8,9 @@ __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'VARIANTS', 'EVEN', 'N
            'difference_table', 'is_light', 'label', 'network_of', 'others', 'comparison_specs', 'hybrid_specs',
            'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force', 'one_step', 'steps_of', 'state_of_row',
            'by_seed', 'joined', 'turned', 'lone_rows', 'grade_difference', 'measure_table', 'begin', 'claim_line',
-           'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text', 'radiographs',
-           'save', 'trained_on', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'Entry', 'register',
-           'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
+           'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text', 'text_table',
+           'radiographs', 'save', 'trained_on', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'Entry',
+           'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
@@ -35,7 +35,7 @@ from .data import example_knees
 from .losses import HybridLoss
 from .networks import NETWORKS
 from .paths import digest, facts_of, provenance, writable, write_whole
-from .plotting import use_style
+from .plotting import dots, use_style
 from .runs import Run, find
 from .specs import RunSpec, build_trainer
 from koa_repro.stats import (
@@ -609,9 +609,7 @@ def draw_beside(
     named = lambda who: f"{name}, {who}" if name else None
     ax.plot(paper, at, marker, ms=5, mfc="none", color=color, label=named("paper"))
     if ours.notna().any(axis=None):
-        estimate, low, high = ours.to_numpy(float).T
-        arms = dict(xerr=[estimate - low, high - estimate], capsize=2, lw=1)
-        ax.errorbar(estimate, at, fmt=marker, ms=4, color=color, label=named("ours"), **arms)
+        dots(ax, at, ours, fmt=marker, color=color, label=named("ours"))
 
 # %% ../nbs/library/results.ipynb #f5c0ff04
 def difference_text(
@@ -634,6 +632,21 @@ def difference_text(
     else:
         says = "better" if found.estimate * better > 0 else "worse"
     return f"{interval_text(found.row(), scale=scale, digits=digits, sign='+')} ({says})"
+
+# %% ../nbs/library/results.ipynb #7e87ab02
+def text_table(
+    table: pd.DataFrame,  # estimate, low, high and the two columns named below, in the order shown
+    lines: str,
+    columns: str,
+    form: Callable[[pd.Series], Mapping] = lambda r: {},  # of a row: options of `interval_text`
+) -> pd.DataFrame:  # text; what is missing was not run
+    "Estimates with their intervals as text."
+    if table.empty:
+        return pd.DataFrame({"": [NOT_RUN]})
+    text = [interval_text(r, **form(r)) for _, r in table.iterrows()]
+    wide = table.assign(text=text).pivot(index=lines, columns=columns, values="text")
+    wide = wide.reindex(index=table[lines].unique(), columns=table[columns].unique())
+    return wide.rename_axis(index=None, columns=None).fillna(NOT_RUN)
 
 # %% ../nbs/library/results.ipynb #f5c0ff07
 def radiographs(study: Study) -> dict[str, np.ndarray]:  # file -> (300, 300) uint8

@@ -370,6 +370,11 @@ class Interval:
             undefined=self.undefined,
         )
 
+    def ends(self, name: str, scale: float = 1) -> dict:
+        "Estimate and interval in a unit, by `name`, `name_low` and `name_high`."
+        values = self.estimate, self.low, self.high
+        return {f"{name}{end}": scale * x for end, x in zip(("", "_low", "_high"), values)}
+
 # %% ../nbs/library/stats.ipynb #4f8a3ff3
 UNDEFINED = 0.05  # the largest share of resamples without a value that an interval may leave out
 

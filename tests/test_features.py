@@ -5,23 +5,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from koa_repro.features import embed, neighbours_right, scatter_ratio, standardised
-from koa_repro.paper import fig6
-from koa_repro.paper.fig6 import (
+from koa_repro.class_maps import mean_maps
+from koa_repro.features import (
     MEASURES,
     STARTS,
     Features,
+    embed,
+    middle,
+    neighbours_right,
+    scatter_ratio,
+    separations,
+    standardised,
+)
+from koa_repro.paper import fig6
+from koa_repro.paper.fig6 import (
     check_sums,
     depth_table,
     draw_maps,
     feature_claims,
     feature_sets,
     looked_at,
-    mean_maps,
-    middle,
     picture_luck,
     separation_table,
-    separations,
     show_separation,
 )
 from koa_repro.phantom import make_knees

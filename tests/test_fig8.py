@@ -14,8 +14,10 @@ from koa_repro import discrimination, runs
 from koa_repro.data import GRADES, load_knees
 from koa_repro.discrimination import (
     AllGrades,
+    all_grades,
     confusion,
     decision_curves,
+    exposure,
     five_grades,
     grade_table,
     pair_areas,
@@ -27,14 +29,12 @@ from koa_repro.discrimination import (
 from koa_repro.paper import fig8 as roc
 from koa_repro.paper.fig8 import (
     LEAD,
-    all_grades,
     auc_differences,
     auc_table,
     couples,
     delong_table,
     draw_decision,
     draw_roc,
-    exposure,
     roc_rows,
     roc_specs,
     show_auc,
@@ -419,7 +419,7 @@ def phantom_run(tmp_path_factory):
 
 def test_the_unseen_are_of_other_grades_and_of_strangers(phantom_run):
     study, run = phantom_run
-    knees, own = roc._unseen_knees(study, run.spec), study_frame(study)
+    knees, own = discrimination.unseen_knees(study, run.spec), study_frame(study)
     assert len(knees) > 10 and set(knees.kl) <= {1, 3, 4} and set(knees.split) == {"test"}
     assert not set(knees.participant) & set(own.participant[own.split != "test"])
     others = study_knees(study, (1, 3, 4)).where(split="test")
@@ -435,25 +435,29 @@ def test_answers_are_the_networks_own_and_stay_without_weights(phantom_run, monk
     np.testing.assert_allclose(
         predict(*reopen(run, known)).softmax(1)[:, 1], stored[known.file], atol=1e-5
     )  # reopened, it says what it said
-    table = roc._unseen(run, study)
+    table = discrimination.unseen_answers(run, study)
     assert (
         list(table) == ["file", "participant", "side", "kl", "split", "p1"]
         and table.p1.dtype == np.float32
         and table.p1.between(0, 1).all()
     )
-    knees = roc._unseen_knees(study, run.spec)
+    knees = discrimination.unseen_knees(study, run.spec)
     one = knees.select(slice(3, 4))
     assert (
         table.p1[3] == pytest.approx(predict(*reopen(run, one)).softmax(1)[0, 1].item(), abs=1e-5)
         and table.file[3] == one.file[0]
     )
-    monkeypatch.setattr(roc, "reopen", lambda *_: pytest.fail("a kept table was made again"))
+    monkeypatch.setattr(
+        discrimination, "reopen", lambda *_: pytest.fail("a kept table was made again")
+    )
     (run.path / "weights.safetensors").rename(run.path / "weights.away")
-    pd.testing.assert_frame_equal(roc._unseen(run, study), table)
+    pd.testing.assert_frame_equal(discrimination.unseen_answers(run, study), table)
     g = all_grades([run], study)
     assert len(g.kl) == len(known) + len(table) and set(g.kl) == set(table.kl) | {0, 2}
     (run.path / "unseen.parquet").unlink()
-    assert roc._unseen(run, study) is None and all_grades([run, None], study) is None
+    assert (
+        discrimination.unseen_answers(run, study) is None and all_grades([run, None], study) is None
+    )
     (run.path / "weights.away").rename(run.path / "weights.safetensors")
 
 
@@ -463,7 +467,7 @@ def test_trainings_that_answered_other_knees_are_refused(phantom_run, tmp_path, 
         dict(file=["a", "b"], participant="p", side="L", kl=1, split="test", p1=np.float32(0.5))
     )
     answers = iter([table, table.iloc[:1]])
-    monkeypatch.setattr(roc, "_unseen", lambda *_: next(answers))
+    monkeypatch.setattr(discrimination, "unseen_answers", lambda *_: next(answers))
     with pytest.raises(ValueError, match="answered other knees: delete their unseen.parquet"):
         all_grades([run, run], study)
 
@@ -564,7 +568,7 @@ def test_the_exposure_of_the_published_test_knees():
 
 def test_the_exposure_is_the_pictures(knees_folder):
     knees = load_knees(knees_folder, (4,)).where(split="test")
-    grey = roc._mean_grey(knees)
+    grey = discrimination.mean_grey(knees)
     kept = exposure(Study("paper", "reference"), (0, 2))
     np.testing.assert_allclose(kept[grey.index], grey, atol=6e-5)
     assert grey.iloc[0] == pytest.approx(knees.images[0].mean() / 255) and kept.nunique() > 1000
@@ -653,7 +657,7 @@ def test_c21_needs_both_grades(study):
 def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypatch):
     for name in ("reopen", "predict", "study_knees"):
         monkeypatch.setattr(
-            roc, name, lambda *_: pytest.fail("a network or a picture was asked for")
+            discrimination, name, lambda *_: pytest.fail("a network or a picture was asked for")
         )
     study = Study("preview", "reference", store=str(tmp_path / "runs"), out=str(tmp_path / "out"))
     rows = roc_rows(study, roc_specs(study))
@@ -672,9 +676,9 @@ def test_everything_but_the_unseen_from_reference_predictions(tmp_path, monkeypa
     )
     assert layers.auc.notna().all() and layers.knees.sum() == 2 * len(p)
     if (file := run.path / "unseen.parquet").exists():
-        assert set(roc._unseen(run, study).kl) == {1, 3, 4}
+        assert set(discrimination.unseen_answers(run, study).kl) == {1, 3, 4}
     else:
-        assert roc._unseen(run, study) is None
+        assert discrimination.unseen_answers(run, study) is None
 
 
 # --- decision curves

@@ -10,32 +10,33 @@ import pytest
 import torch
 from torch import nn
 
+from koa_repro import gradcam
 from koa_repro.data import cut_patches
 from koa_repro.gradcam import (
     CHOSEN,
     JOINT,
+    MAIN,
+    READINGS,
     band_share,
+    cam_frames,
     ceiling,
     class_cams,
+    drawn_knees,
     heat,
     map_places,
     on_roi,
     patch_share,
+    preference,
     rank_of,
 )
 from koa_repro.networks import NETWORKS, create
 from koa_repro.paper import fig4
 from koa_repro.paper.fig4 import (
-    MAIN,
-    READINGS,
     cam_claims,
-    cam_frames,
     cam_table,
     draw_cams,
-    drawn_knees,
     findings,
     looked_at,
-    preference,
     preferences,
     reading_table,
     show_cam,
@@ -394,7 +395,7 @@ def test_weights_drawn_anew_change_the_map_and_the_same_weights_do_not(trained, 
     assert cam_frames(run, test)[0]["rank"].abs().mean() < 0.8
     fresh = build_network(run.spec).eval()
     fresh.scale = run.model().scale
-    monkeypatch.setattr(fig4, "ANEW", 0)
+    monkeypatch.setattr(gradcam, "ANEW", 0)
     monkeypatch.setattr(type(run), "model", lambda self, weights="best": fresh)
     same = cam_frames(run, test)[0]
     some = same[MAIN].notna() & same["rank"].notna()

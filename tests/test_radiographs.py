@@ -22,8 +22,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 from koa_repro.data import example_knees
-from koa_repro.dicom import LARGEST, LARGEST_FILE, LEVELS
 from koa_repro.paths import manifests
+from koa_repro.pictures import LARGEST, LARGEST_FILE, LEVELS
 from koa_repro.radiographs import (
     TEMPLATE,
     UnreadableRadiograph,

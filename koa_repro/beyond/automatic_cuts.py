@@ -15,7 +15,8 @@ from ..calibration import measure_interval, statistic_of
 from ..duplicates import CUT
 from ..grader import read_by
 from ..paths import manifests
-from ..plotting import COLORS, PAGE
+from ..plotting import COLORS, PAGE, dots
+from ..privacy import published_knees
 from ..results import Entry, Line, interval_text, register
 from ..stats import Predictions, bootstrap_interval, paired_difference, stack
 
@@ -26,7 +27,7 @@ FAR = 0.06  # edges from centre to centre from which a cut is far from the publi
 def kept_cuts() -> pd.DataFrame:  # one row an automatic cut
     "What the shipped networks said of each automatic cut and of the published cut of its knee."
     cuts = pd.read_csv(manifests() / "automatic_cuts.csv")
-    listed = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    listed = published_knees()
     cuts = cuts.merge(listed[["file", "participant"]], on="file", how="left")
     sure = cuts.correlation >= CUT
     cuts["apart"] = np.hypot(cuts.right, cuts.down).where(sure)
@@ -56,16 +57,11 @@ def cost_table(cuts: pd.DataFrame) -> pd.DataFrame:  # one row a measure; times 
                 i = bootstrap_interval(of(p), p.participant, n=2000)
             else:
                 i = measure_interval(p, name)
-            row |= _ends(i, cut)
+            row |= i.ends(cut, 100)
         clusters = runs["published"].participant
         i = paired_difference(*(of(runs[c]) for c in ("automatic", "published")), clusters=clusters)
-        rows.append(row | _ends(i, "difference"))
+        rows.append(row | i.ends("difference", 100))
     return pd.DataFrame(rows)
-
-
-def _ends(i, name) -> dict:
-    values = dict(estimate=i.estimate, low=i.low, high=i.high)
-    return {f"{name}_{k}": 100 * v for k, v in values.items()}
 
 # %% ../../nbs/beyond/automatic_cuts.ipynb #aut00018
 def agreement_table(cuts: pd.DataFrame) -> pd.DataFrame:  # one row a group of knees; percent
@@ -87,13 +83,13 @@ def agreement_table(cuts: pd.DataFrame) -> pd.DataFrame:  # one row a group of k
         same = ((part.p2 >= 0.5) == (part.p2_hand >= 0.5)).to_numpy(float)
         i = bootstrap_interval(same, part.participant.to_numpy(str), n=2000, bounds=(0, 1))
         moved = np.abs(part.p2 - part.p2_hand).mean()
-        rows.append(dict(group=name, knees=len(part), **_ends(i, "alike"), moved=100 * moved))
+        rows.append(dict(group=name, knees=len(part), **i.ends("alike", 100), moved=100 * moved))
     return pd.DataFrame(rows)
 
 
 def missed(cuts: pd.DataFrame) -> pd.DataFrame:  # one row a grade
     "Published test knees of the participants with automatic cuts, and how many of them have none."
-    listed = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    listed = published_knees()
     test = listed[(listed.split == "test") & listed.participant.isin(cuts.participant)]
     found = test.assign(found=test.file.isin(cuts.file)).groupby("kl").found.agg(["size", "sum"])
     table = found.rename(columns=dict(size="knees", sum="cut")).astype(int)
@@ -119,9 +115,8 @@ def draw_cuts(cuts: pd.DataFrame, agreement: pd.DataFrame) -> plt.Figure:
     axes[1].set(xlabel="to the right (% of the edge)", ylabel="down (% of the edge)")
     axes[1].invert_yaxis()
     part = agreement[agreement.group.str.startswith("apart") | (agreement.group == "place unknown")]
-    value, low, high = (part[f"alike_{k}"].to_numpy() for k in ("estimate", "low", "high"))
-    at, arms = np.arange(len(part)), dict(capsize=2, lw=1, fmt="o", ms=4, color=COLORS["KL0"])
-    axes[2].errorbar(value, at, xerr=[value - low, high - value], **arms)
+    at = np.arange(len(part))
+    dots(axes[2], at, part[["alike", "alike_low", "alike_high"]], color=COLORS["KL0"])
     names = [f"{g.removeprefix('apart ')} ({n})" for g, n in zip(part.group, part.knees)]
     axes[2].set_yticks(at, names)
     axes[2].set(xlabel="called alike (%)", ylabel="centres apart (% of the edge)")

@@ -18,7 +18,7 @@ import torch
 
 from ..calibration import MEASURES
 from ..losses import HybridLoss, hybrid_loss
-from ..plotting import COLORS, PAGE
+from ..plotting import COLORS, PAGE, dots
 from koa_repro.results import (
     NOT_RUN,
     Entry,
@@ -229,17 +229,8 @@ def draw_variants(
                 )
                 ax.text(0.85 * side * end, y, f"{x:+.0f}", ha=ha, va="center", fontsize=7)
                 continue
-            ax.errorbar(
-                x,
-                y,
-                xerr=[[x - low], [high - x]],
-                fmt="D",
-                ms=4,
-                color="k",
-                mfc="k" if r.shared > 1 else "white",
-                capsize=2,
-                lw=1,
-            )
+            face = "k" if r.shared > 1 else "white"
+            dots(ax, [y], [(x, low, high)], fmt="D", color="k", mfc=face)
         ax.axvspan(
             *((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=0.08, lw=0
         )

@@ -34,7 +34,7 @@ from koa_repro.phantom import (
     make_knees,
     severity_posterior,
 )
-from ..plotting import COLORS, PAGE
+from ..plotting import COLORS, PAGE, dots
 from koa_repro.results import (
     LOSS_NAMES,
     Entry,
@@ -335,16 +335,8 @@ def draw_witness(
     _hits(left, epochs, chance)
     for k, loss in enumerate(LOSS_NAMES):
         part = groups[groups.loss == loss]
-        mid.errorbar(
-            np.arange(3) + 0.2 * k - 0.1,
-            100 * part.estimate,
-            yerr=100 * np.array([part.estimate - part.low, part.high - part.estimate]),
-            fmt="os"[k],
-            ms=4,
-            capsize=2,
-            lw=1,
-            color=COLORS[loss],
-        )
+        at, ends = np.arange(3) + 0.2 * k - 0.1, 100 * part[["estimate", "low", "high"]]
+        dots(mid, at, ends, upright=True, fmt="os"[k], color=COLORS[loss])
     mid.set(
         xticks=range(3),
         xticklabels=["high", "medium", "low"],

@@ -10,7 +10,7 @@ __all__ = ['SOURCE', 'MEASURES', 'SECOND', 'kept_films', 'as_predictions', 'grou
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
+import sklearn  # its parts load when they are first used: they are slow
 
 from ..calibration import measure_interval
 from ..grader import own_answers, own_card, read_by
@@ -99,7 +99,7 @@ def draw_cohort(films: pd.DataFrame) -> plt.Figure:
         "second cohort": (here, COLORS["KL2"], "-"),
     }
     for name, (p, color, line) in looks.items():
-        x, y, _ = roc_curve(p.positive, p.score[0])
+        x, y, _ = sklearn.metrics.roc_curve(p.positive, p.score[0])
         axes[0].plot(x, y, line, color=color, lw=1.4, label=name)
     axes[0].plot([0, 1], [0, 1], color="0.8", lw=0.8)
     axes[0].set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")

@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..claims import decide, paper_numbers
 from ..data import assign_splits
-from ..plotting import COLORS, PAGE
+from ..plotting import COLORS, PAGE, dots
 from koa_repro.results import (
     Entry,
     interval_text,
@@ -428,32 +428,14 @@ def draw_split(
     intervals, by the partner's grade."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True, width_ratios=(3, 2))
     part = table[table.measure == "accuracy"].reset_index(drop=True)
-    arms = lambda name: [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
+    ends = lambda name: part[[name, f"{name}_low", f"{name}_high"]]
     for name, shift, color, marker, label in (
         ("outside", -0.13, OUTSIDE, "o", "out of"),
         ("inside", 0.13, INSIDE, "s", "in"),
     ):
-        left.errorbar(
-            part[name],
-            part.index + shift,
-            xerr=arms(name),
-            fmt=marker,
-            ms=4,
-            color=color,
-            capsize=2,
-            lw=1,
-            label=f"partner {label} training",
-        )
-    right.errorbar(
-        part.difference,
-        part.index,
-        xerr=arms("difference"),
-        fmt="D",
-        ms=4,
-        color="k",
-        capsize=2,
-        lw=1,
-    )
+        look = dict(fmt=marker, color=color, label=f"partner {label} training")
+        dots(left, part.index + shift, ends(name), **look)
+    dots(right, part.index, ends("difference"), fmt="D", color="k")
     right.axvline(0, color="0.6", lw=0.8)
     left.set(
         yticks=part.index,

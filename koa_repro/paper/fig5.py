@@ -16,7 +16,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+import scipy  # its parts load when they are first used: they are slow
 
 from koa_repro.calibration import (
     CORRECTIONS,
@@ -27,7 +27,7 @@ from koa_repro.calibration import (
     tempered,
 )
 from ..claims import paper_numbers
-from ..plotting import COLORS, PAGE, heading
+from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
     LOSS_NAMES,
     NOT_RUN,
@@ -45,6 +45,7 @@ from koa_repro.results import (
     measure_table,
     register,
     runs_of,
+    text_table,
     turned,
 )
 from ..runs import Run
@@ -175,8 +176,7 @@ def show_confidence(
 ) -> pd.DataFrame:  # one line a row
     "The raw measures of every row; a row without a run says so."
     part = table[(table.correction == "raw") & table.measure.isin(measures)]
-    part = part.assign(text=[interval_text(r, **_form(r.measure)) for _, r in part.iterrows()])
-    wide, facts = part.pivot(index="row", columns="measure", values="text"), _facts(table)
+    wide, facts = text_table(part, "row", "measure", lambda r: _form(r.measure)), _facts(table)
     wide["runs"] = facts.apply(runs_of, axis=1)
     wide["target in force (epochs)"] = facts.apply(_force, axis=1)
     wide = wide.loc[facts.index, [*measures, "runs", "target in force (epochs)"]]
@@ -268,26 +268,16 @@ def _spread(ax, runs):
 
 
 def _measures(axes, table):
-    names = row_names(table)
+    names, absent = row_names(table), dict(color="0.4", ha="center", va="center", fontsize=7)
     for ax, m in zip(axes, ("brier", "slope")):
         scale = _form(m).get("scale", 1)
         for c, shift, face in zip(CORRECTIONS, (-0.16, 0.16), (None, "white")):
             part = table[(table.measure == m) & (table.correction == c)]
             for y, r in enumerate(part.itertuples()):
+                look = dict(color=COLORS.get(r.row, "0.3"), mfc=face)
+                dots(ax, [y + shift], [scale * np.array([r.estimate, r.low, r.high])], **look)
                 if not r.runs_done:
-                    ax.annotate(
-                        NOT_RUN,
-                        (0.5, y),
-                        xycoords=("axes fraction", "data"),
-                        color="0.4",
-                        ha="center",
-                        va="center",
-                        fontsize=7,
-                    )
-                    continue
-                bar = scale * np.array([[r.estimate - r.low], [r.high - r.estimate]])
-                look = dict(color=COLORS.get(r.row, "0.3"), mfc=face, ms=4, capsize=2, lw=1)
-                ax.errorbar(scale * r.estimate, y + shift, xerr=bar, fmt="o", **look)
+                    ax.text(0.5, y, NOT_RUN, transform=ax.get_yaxis_transform(), **absent)
         ax.set(xlabel=_name(m))
     axes[1].axvline(1, color="0.6", ls="--", lw=0.8)  # logits that mean what they say
     axes[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
@@ -367,7 +357,7 @@ def seed_interval(
         return None
     half = np.nan
     if len(x) > 1:
-        half = student_t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+        half = scipy.stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     mean = float(x.mean())
     ends = mean - half, mean + half
     return Interval(mean, *ends, np.nan, level, len(x), "seeds (Student)", tuple(x.tolist()))

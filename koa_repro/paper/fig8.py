@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'LEAD', 'ASKED', 'NAMED', 'FIG8', 'roc_specs', 'roc_rows', 'listed', 'auc_table', 'show_auc', 'draw_roc',
            'roc_sentences', 'draw_decision', 'couples', 'auc_differences', 'rival_differences', 'delong_table',
-           'draw_confusion', 'all_grades', 'draw_unseen', 'exposure', 'draw_strata', 'roc_claims']
+           'draw_unseen', 'draw_strata', 'roc_claims']
 
 # %% ../../nbs/paper/fig8.ipynb #0e83b6f4
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ..claims import decide, paper_numbers, together
-from ..data import GRADES, KneeSet
-from ..discrimination import AllGrades, confusion
-from ..paths import manifests
-from ..plotting import COLORS, PAGE, heading
+from ..data import GRADES
+from ..discrimination import AllGrades
+from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
     NOT_RUN,
     Entry,
@@ -36,7 +35,7 @@ from koa_repro.results import (
     told,
     would_show,
 )
-from ..runs import Run, derived, reopen
+from ..runs import Run
 from ..specs import NETWORKS, RunSpec
 from koa_repro.stats import (
     Interval,
@@ -50,8 +49,7 @@ from koa_repro.stats import (
     mean_difference,
     stack,
 )
-from ..study import Study, look_up, study_frame, study_knees, study_spec
-from ..training import predict
+from ..study import Study, look_up, study_frame, study_spec
 
 # %% ../../nbs/paper/fig8.ipynb #1c4b97e0
 TASKS = {"five grades": GRADES, "two grades": (0, 2)}  # Fig. 8a and 8b
@@ -299,78 +297,7 @@ def delong_table(
     frames = [f for f in (pd.DataFrame(lines), found) if len(f)] or [found]
     return pd.concat(frames, ignore_index=True).reindex(columns=columns).assign(task=task)
 
-# %% ../../nbs/paper/fig8.ipynb #29d4ae70
-def draw_confusion(
-    runs: Mapping[str, Predictions],  # row -> predictions of five grades
-    title: str,  # which knees, how thoroughly
-) -> plt.Figure:
-    "Confusion matrices: knees (mean over the runs) and their share of the grade."
-    fig, axes = plt.subplots(1, len(runs), figsize=(PAGE / 2 * len(runs), 3.3), squeeze=False)
-    for ax, (name, p) in zip(axes[0], runs.items()):
-        counts = confusion(p)(np.ones((1, len(p.kl))))[0].mean(0)
-        share = counts / counts.sum(1, keepdims=True)
-        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for i, j in np.ndindex(*counts.shape):
-            look = dict(ha="center", va="center", fontsize=7)
-            look["color"] = "white" if share[i, j] > 0.55 else "black"
-            ax.text(j, i, f"{counts[i, j]:.0f}\n{share[i, j]:.0%}", **look)
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_ticks(range(len(p.grades)), [f"KL-{g}" for g in p.grades])
-        ax.set(xlabel="predicted grade", ylabel="grade", title=told(name))
-        ax.axvline(1.5, color=COLORS["paper"], lw=0.8, ls="--")
-        ax.axhline(1.5, color=COLORS["paper"], lw=0.8, ls="--")
-    heading(fig, title)
-    return fig
-
 # %% ../../nbs/paper/fig8.ipynb #67e8c1f5
-def _unseen_knees(study: Study, spec: RunSpec) -> KneeSet:
-    """Test knees of the grades that a run was not trained on, of participants of whom it met no
-    knee in training or validation."""
-    known = study_frame(study, spec.grades, spec.split)
-    knees = study_knees(study, [g for g in GRADES if g not in spec.grades], spec.split)
-    met = np.isin(knees.participant, known.participant[known.split != "test"])
-    return knees.select((knees.split == "test") & ~met)
-
-
-def _unseen(
-    run: Run,  # of two grades
-    study: Study,
-) -> pd.DataFrame | None:  # file, participant, side, kl, split, p1
-    """What a two-grade network says of test knees of the grades that it never saw, with its best
-    weights. None where it was never asked and the weights are not here."""
-
-    def make(run):
-        knees = _unseen_knees(study, run.spec)
-        model, on_device = reopen(run, knees)
-        p1 = predict(model, on_device).softmax(1)[:, 1].numpy()
-        return knees.frame()[["file", "participant", "side", "kl", "split"]].assign(p1=p1)
-
-    return derived(run, "unseen", make)
-
-
-def all_grades(
-    runs: Sequence[Run | None],  # one a seed
-    study: Study,
-) -> AllGrades | None:  # None where no run has its answers
-    """A row's answers to the test knees of all five grades. Raises `ValueError` where the
-    runs answered other knees."""
-    frames = []
-    for run in filter(None, runs):
-        if (new := _unseen(run, study)) is not None:
-            seen = run.predictions("best").query("split == 'test'")  # as those of the other grades
-            both = pd.concat([f[["file", "participant", "kl", "p1"]] for f in (seen, new)])
-            frames.append(both.set_index("file").sort_index())
-    if not frames:
-        return None
-    if any(not f.index.equals(frames[0].index) for f in frames):
-        raise ValueError(
-            "The runs of a row answered other knees: delete their unseen.parquet and run "
-            "the notebook again where the weights are."
-        )
-    score = np.stack([f.p1.to_numpy(float) for f in frames])
-    return AllGrades(frames[0].participant.to_numpy(str), frames[0].kl.to_numpy(int), score)
-
-
 def draw_unseen(
     every: Mapping[str, AllGrades],  # row -> from `all_grades`
     graded: pd.DataFrame,  # from `grade_table`, with its row
@@ -393,10 +320,8 @@ def draw_unseen(
     shares = graded[graded.measure.str.endswith("called KL-2")]
     for shift, marker, name in zip((-0.1, 0.1), "so", every):
         part = shares[shares.row == name]
-        arms = 100 * np.array([part.estimate - part.low, part.high - part.estimate])
-        look = dict(color=_color(name), capsize=2, lw=1, ms=5, fmt=marker, label=told(name))
-        x = part.measure.str[3].astype(int) + shift
-        right.errorbar(x, 100 * part.estimate, yerr=arms, **look)
+        x, ends = part.measure.str[3].astype(int) + shift, 100 * part[["estimate", "low", "high"]]
+        dots(right, x, ends, upright=True, color=_color(name), fmt=marker, label=told(name))
     right.set(xticks=GRADES, xticklabels=[f"KL-{k}" for k in GRADES], ylim=(-2, 102))
     right.set(ylabel="called KL-2 (% of knees)", title="share called KL-2, 95% intervals")
     for ax in (left, right):
@@ -405,18 +330,6 @@ def draw_unseen(
     return fig
 
 # %% ../../nbs/paper/fig8.ipynb #2a7c5df0
-def _mean_grey(knees: KneeSet) -> pd.Series:  # file -> mean grey, in [0, 1]
-    "A knee's exposure, as far as its region of interest tells."
-    return pd.Series([image.mean() / 255 for image in knees.images], knees.file, name="grey")
-
-
-def exposure(study: Study, grades: Sequence[int]) -> pd.Series:  # file -> mean grey, in [0, 1]
-    "Mean grey of a study's knees; of the public test knees as `exposure.csv` has it."
-    if study.data != "reference":
-        return _mean_grey(study_knees(study, grades))
-    return pd.read_csv(manifests() / "exposure.csv").set_index("file").grey
-
-
 def draw_strata(
     layers: pd.DataFrame,  # from `strata_table`, with task and row
     title: str,  # which knees, how thoroughly
@@ -427,11 +340,9 @@ def draw_strata(
     handles = {}
     for ax, task in zip(axes[0], tasks):
         for row, part in layers[layers.task == task].groupby("row", sort=False):
-            late = row == LEAD
-            arms = [part.auc - part.low, part.high - part.auc]
+            late, ends = row == LEAD, part[["auc", "low", "high"]]
             y = part.stratum.map(names.index) + (0.12 if late else -0.12)
-            look = dict(fmt="so"[late], ms=4, color=_color(row), capsize=2, lw=1)
-            handles[told(row)] = ax.errorbar(part.auc, y, xerr=arms, **look)
+            handles[told(row)] = dots(ax, y, ends, fmt="so"[late], color=_color(row))
         ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.set(xlabel="AUC, 95% interval", title=task)
         ax.axhline(1.5, color="0.8", lw=0.8)

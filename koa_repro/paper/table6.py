@@ -97,12 +97,7 @@ def _ours(ce, hybrid, weights) -> dict:
         runs_hybrid=sum(map(bool, hybrid)),
         runs_wanted=len(ce),
         difference_trained=found["difference"].trained if found["difference"] else "",
-        **{
-            f"{part}{end}": 100 * x
-            for part, i in found.items()
-            if i
-            for end, x in zip(("", "_low", "_high"), (i.estimate, i.low, i.high))
-        },
+        **{k: x for part, i in found.items() if i for k, x in i.ends(part, 100).items()},
     )
 
 

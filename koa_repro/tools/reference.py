@@ -24,7 +24,8 @@ import torch
 from ..claims import decide
 from ..data import GRADES, KneeSet
 from ..executors import ensure
-from ..paths import digest, manifests, place, provenance, repository
+from ..paths import digest, place, provenance, repository
+from ..privacy import published_knees
 from ..results import entries, is_light
 from koa_repro.runs import (
     Run,
@@ -244,7 +245,7 @@ def merge(
             f"{results} or the pack's {folder / 'knees.parquet'} cannot be read ({e}): "
             f"give the file that came back and the folder that it was packed in."
         ) from None
-    taken, faults, public = [], [], pd.read_csv(manifests() / "kl224.csv").sha256
+    taken, faults, public = [], [], published_knees().sha256
     if not (home.sha256.isin(public) | home.file.str.startswith("phantom/")).all():
         raise MergeError(
             f"{folder} was packed from other knees than the published ones: "

@@ -27,6 +27,7 @@ from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, sav
 from ..patches import patch_scale
 from ..paths import digest, manifests, write_whole
 from ..predict import outside, spots_of
+from ..privacy import published_knees
 from ..radiographs import as_knee, decode, file_bytes
 from ..results import interval_text
 from ..runs import Run, find, make_run
@@ -299,7 +300,7 @@ def card_page(card: dict) -> str:  # Markdown
 def read_automatic(folder: Path, grader: Grader) -> pd.DataFrame:  # one row an automatic cut
     """Each automatic cut beside the hand cut of the same knee: KL-2's probability for both, and how
     the one lies in the other, in edges of the hand cut."""
-    listed = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    listed = published_knees()
     hands = {who: part for who, part in listed[listed.split == "test"].groupby("participant")}
     rows, cuts, own = [], [], {}
     for path in sorted((folder / "auto_test").glob("*/*.png")):
