@@ -263,14 +263,14 @@ VARIANTS = {"Ours": {}, ATTENTION: dict(attention="ca8")}  # 2.69 and 2.71 milli
 
 def hybrid_specs(
     study: Study,
+    grades: Sequence[int] = (0, 2),
 ) -> dict[
     str, list[RunSpec]
 ]:  # "Ours, ce", "Ours, hybrid" and the same of the variant -> one spec a seed
     "The last row of Table VI under both losses, in both variants of the network."
+    of = lambda seed, **changes: study_spec(study, seed, grades=grades, **changes)
     return {
-        f"{name}, {loss}": [
-            study_spec(study, seed, loss=loss, options=options) for seed in range(study.seeds)
-        ]
+        f"{name}, {loss}": [of(seed, loss=loss, options=options) for seed in range(study.seeds)]
         for name, options in VARIANTS.items()
         for loss in LOSS_NAMES
     }

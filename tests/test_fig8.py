@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from koa_repro import discrimination, runs
+from koa_repro.beyond.first_day import draw_decision
 from koa_repro.data import GRADES, load_knees
 from koa_repro.discrimination import (
     AllGrades,
@@ -33,7 +34,6 @@ from koa_repro.paper.fig8 import (
     auc_table,
     couples,
     delong_table,
-    draw_decision,
     draw_roc,
     roc_rows,
     roc_specs,
