@@ -240,3 +240,20 @@ def test_the_shipped_weights_give_their_kept_predictions_of_real_knees(kept):
         pytest.skip("the public knees are not here")
     some = kept[::16]
     _again([as_knee(decode(file_bytes(real_knees() / f))[0]).roi for f in some.file], some)
+
+
+def test_the_shipped_weights_give_what_is_kept_of_other_grades():
+    if real_knees() is None:
+        pytest.skip("the public knees are not here")
+    kept = pd.read_csv(manifests() / "other_grades.csv")[::40]
+    knees = [as_knee(decode(file_bytes(real_knees() / f))[0]).roi for f in kept.file]
+    p = own_grader().probability(np.stack(knees))
+    assert set(kept.kl) == {1, 3, 4} and np.allclose(p[:, 1], kept.p2, atol=1e-3)
+
+
+def test_the_shipped_weights_give_what_is_kept_of_automatic_cuts():
+    if real_knees() is None or not (folder := real_knees().parent / "auto_test").is_dir():
+        pytest.skip("the automatic cuts are not here")
+    kept = pd.read_csv(manifests() / "automatic_cuts.csv").dropna(subset="p2")[::60]
+    cuts = [as_knee(decode(file_bytes(folder / f))[0]).roi for f in kept.automatic]
+    assert np.allclose(own_grader().probability(np.stack(cuts))[:, 1], kept.p2, atol=1e-3)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEEDS', 'LATE', 'STARTS', 'CANDIDATES', 'ZOOMS', 'RIGHT', 'OTHERS', 'candidate_spec', 'candidates_file',
            'keep_candidate', 'compared', 'chosen', 'doubt_threshold', 'release', 'card_page', 'read_automatic',
-           'read_second_cohort', 'main']
+           'read_second_cohort', 'read_other_grades', 'main']
 
 # %% ../../nbs/library/release.ipynb #rls00003
 import argparse
@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from ..calibration import fit_temperature, measure_interval, tempered
-from ..data import KneeSet
+from ..data import KneeSet, load_knees
 from ..duplicates import displacement
 from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, save_network
 from ..patches import patch_scale
@@ -352,14 +352,25 @@ def read_second_cohort(folder: Path, grader: Grader) -> pd.DataFrame:  # one row
     return table
 
 
-OTHERS = dict(automatic_cuts=read_automatic, second_cohort=read_second_cohort)
+def read_other_grades(folder: Path, grader: Grader) -> pd.DataFrame:  # one row a knee
+    "Public test knees of the grades that the networks never saw, and KL-2's probability."
+    knees = load_knees(folder / "kl224", (1, 3, 4)).where(split="test")
+    p = grader.probability(knees.images)
+    return knees.frame()[["file", "participant", "kl"]].assign(p2=p[:, 1])
+
+
+OTHERS = dict(
+    automatic_cuts=read_automatic,
+    second_cohort=read_second_cohort,
+    other_grades=read_other_grades,
+)
 
 # %% ../../nbs/library/release.ipynb #rls00012
 def main(argv: Sequence[str] | None = None) -> int:
     "The command line."
     parser = argparse.ArgumentParser("release", description="Choose and release the weights.")
     parser.add_argument("what", choices=("candidate", "choose", "release", "read"))
-    parser.add_argument("--name", default="", help="of the candidate")
+    parser.add_argument("--name", default="", help="of the candidate; of what is read, or all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="", help="folder of the public knees, or of all sets")
     parser.add_argument("--store", default="build/runs", help="folder of the runs")
@@ -371,10 +382,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if a.what == "read":
             folder, grader = Path(a.data).expanduser(), load_grader()
-            for name, read in OTHERS.items():
-                save = lambda p, t=read(folder, grader): t.to_csv(
-                    p, index=False, float_format="%.4g"
-                )
+            if a.name and a.name not in OTHERS:
+                raise ValueError(f"--name {a.name} is not known: give one of {', '.join(OTHERS)}.")
+            for name in [a.name] if a.name else OTHERS:
+                table = OTHERS[name](folder, grader)
+                save = lambda p: table.to_csv(p, index=False, float_format="%.4g")
                 write_whole(manifests() / f"{name}.csv", save)
             return 0
         knees = lambda spec: study_knees(Study(data=a.data), split=spec.split)
