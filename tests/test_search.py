@@ -5,7 +5,6 @@ and grid add up.
 import multiprocessing
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -41,34 +40,6 @@ from koa_repro.tools import reference
 from koa_repro.tools.reference import collect
 from koa_repro.training import NonFiniteLoss, Recipe
 from koa_repro.tuning import TRIPLES, Scale, every_third, whole_parts
-
-N = 200  # knees of a split, two a participant
-
-
-def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
-    "A made-up run with these accuracies, the errors drawn with the seed."
-    rng, parts = np.random.default_rng(seed), []
-    for split, share in (("val", val), ("test", test)):
-        right = rng.permutation(N) < round(share * N)
-        label = np.arange(N) // 2 % 2
-        p1 = np.where(right == (label == 1), 0.8, 0.2)
-        parts.append(
-            pd.DataFrame(
-                dict(
-                    file=[f"{split}{i}" for i in range(N)],
-                    participant=[f"{split}{i // 2}" for i in range(N)],
-                    side="L",
-                    kl=2 * label,
-                    label=label,
-                    split=split,
-                    p0=1 - p1,
-                    p1=p1,
-                )
-            )
-        )
-    return SimpleNamespace(
-        predictions=lambda weights="reported": pd.concat(parts, ignore_index=True)
-    )
 
 
 def search_in(folder, pace):

@@ -1,12 +1,13 @@
 """Table IV where the truth is known: what is not run stays empty, the family is sixteen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import Made
 from scipy.stats import norm
 from scipy.stats import t as t_dist
 
@@ -36,32 +37,9 @@ from koa_repro.results import (
 from koa_repro.stats import Interval, paired_difference
 from koa_repro.study import Study, study_spec
 
-N = 400
 
-
-@dataclass
-class Known:
-    "A run that classifies a given share of the test knees correctly; the seed says which."
-
-    right: float
-    seed: int = 0
-
-    def predictions(self, weights="reported"):
-        label = np.arange(N) % 2
-        hit = np.random.default_rng(self.seed).permutation(N) < round(self.right * N)
-        p1 = np.where(hit == (label == 1), 0.9, 0.1)
-        return pd.DataFrame(
-            dict(
-                file=[f"{i:03d}" for i in range(N)],
-                participant=np.arange(N).astype(str),
-                side="R",
-                kl=2 * label,
-                label=label,
-                split="test",
-                p0=1 - p1,
-                p1=p1,
-            )
-        )
+class Known(Made):
+    "A run with this history."
 
     @property
     def history(self):

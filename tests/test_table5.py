@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import N, run
 
 from koa_repro.paper import table5
 from koa_repro.paper.table5 import (
@@ -26,34 +27,6 @@ from koa_repro.paper.table5 import (
 from koa_repro.runs import RunSpec, seal
 from koa_repro.study import PROFILES, Study
 from koa_repro.tuning import TRIPLES, choose, grid_specs, table5_options
-
-N = 200  # knees of a split, two a participant
-
-
-def run(val: float, test: float, seed: int = 0) -> SimpleNamespace:
-    "A made-up run with these accuracies, the errors drawn with the seed."
-    rng, parts = np.random.default_rng(seed), []
-    for split, share in (("val", val), ("test", test)):
-        right = rng.permutation(N) < round(share * N)
-        label = np.arange(N) // 2 % 2
-        p1 = np.where(right == (label == 1), 0.8, 0.2)
-        parts.append(
-            pd.DataFrame(
-                dict(
-                    file=[f"{split}{i}" for i in range(N)],
-                    participant=[f"{split}{i // 2}" for i in range(N)],
-                    side="L",
-                    kl=2 * label,
-                    label=label,
-                    split=split,
-                    p0=1 - p1,
-                    p1=p1,
-                )
-            )
-        )
-    return SimpleNamespace(
-        predictions=lambda weights="reported": pd.concat(parts, ignore_index=True)
-    )
 
 
 def grid(cells, seeds=1):

@@ -1,11 +1,10 @@
 """Table VI on predictions whose truth is known: one loss alone is shown, all seven are needed."""
 
-from dataclasses import dataclass
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import Made
 
 from koa_repro.paper.table6 import (
     applied,
@@ -21,32 +20,9 @@ from koa_repro.paper.table6 import (
 from koa_repro.results import ATTENTION, hybrid_specs, training_table
 from koa_repro.study import Study
 
-N = 400
 
-
-@dataclass
-class Known:
-    "A run that classifies a given share of the test knees correctly; the seed says which."
-
-    right: float
-    seed: int = 0
-
-    def predictions(self, weights="reported"):
-        label = np.arange(N) % 2
-        hit = np.random.default_rng(self.seed).permutation(N) < round(self.right * N)
-        p1 = np.where(hit == (label == 1), 0.9, 0.1)
-        return pd.DataFrame(
-            dict(
-                file=[f"{i:03d}" for i in range(N)],
-                participant=np.arange(N).astype(str),
-                side="R",
-                kl=2 * label,
-                label=label,
-                split="test",
-                p0=1 - p1,
-                p1=p1,
-            )
-        )
+class Known(Made):
+    "A run with this history."
 
     @property
     def history(self):
