@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from koa_repro.beyond.targets import draw_targets, show_targets, stretches, target_table
 from koa_repro.calibration import (
     MEASURES,
     calibration_error,
@@ -25,8 +26,6 @@ from koa_repro.calibration import (
 from koa_repro.losses import HybridLoss
 from koa_repro.paper.fig5 import (
     ELEVEN,
-    ROWS,
-    TARGETED,
     beside_paper,
     both_versions,
     confidence_claims,
@@ -34,22 +33,18 @@ from koa_repro.paper.fig5 import (
     confidence_table,
     draw_calibration,
     draw_confidence,
-    draw_targets,
     force_table,
     late_medium,
     row_names,
-    seed_interval,
     show_claims,
     show_confidence,
-    show_targets,
-    stretches,
-    target_table,
     temperatures,
 )
 from koa_repro.phantom import make_knees
 from koa_repro.results import (
     ATTENTION,
     EVEN,
+    TARGETED,
     by_seed,
     confidence_specs,
     grade_difference,
@@ -59,9 +54,10 @@ from koa_repro.results import (
     loss_specs,
     measure_table,
 )
+from koa_repro.results import CONFIDENCE_ROWS as ROWS
 from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
-from koa_repro.stats import bootstrap_interval
+from koa_repro.stats import bootstrap_interval, seed_interval
 from koa_repro.study import OWN_SPLITS, Study, study_frame
 from koa_repro.training import set_aside
 
