@@ -75,14 +75,18 @@ def show_targets(targets: pd.DataFrame) -> pd.DataFrame:
 
 def findings(targets: pd.DataFrame) -> str:  # Markdown
     "How far the confidence moved where every knee had it for its target, and without a target."
-    said = []
+    said, end = [], ""
     for row, name in (("kld", "divergence for every knee"), ("ce", "cross-entropy, no target")):
         part = targets[targets.row == row]
         sums = part.groupby("seed").c_rise.sum()
         epochs = (part["last"] - part["first"] + 1).sum()
         told = ", ".join(f"{x:+.3f}" for x in sums) or "not run, or never in force"
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
-    return "Mean c_k moved, while the target was in force or would have been:\n\n" + "\n".join(said)
+        if row == "kld" and len(sums) and (sums < 0).all():
+            end = "\n\nSo it did not stay where it was: it fell in every run. (A stretch that the guard "
+            end += "closed ends low by its own making.)"
+    head = "Mean c_k moved, while the target was in force or would have been:\n\n"
+    return head + "\n".join(said) + end
 
 # %% ../../nbs/beyond/targets.ipynb #tgt00013
 def draw_targets(rows: Rows, title: str):
