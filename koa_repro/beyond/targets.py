@@ -83,8 +83,8 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         told = ", ".join(f"{x:+.3f}" for x in sums) or "not run, or never in force"
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = "\n\nSo it did not stay where it was: it fell in every run. (A stretch that the guard "
-            end += "closed ends low by its own making.)"
+            end = "\n\nSo it did not stay where it was: it fell in every run. (A stretch that the "
+            end += "guard closed ends low by its own making.)"
     head = "Mean c_k moved, while the target was in force or would have been:\n\n"
     return head + "\n".join(said) + end
 
