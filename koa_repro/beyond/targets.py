@@ -83,9 +83,11 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         told = ", ".join(f"{x:+.3f}" for x in sums) or "not run, or never in force"
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = "\n\nSo it did not stay where it was: it fell in every run. (A stretch that the "
-            end += "guard closed ends low by its own making.)"
-    head = "Mean c_k moved, while the target was in force or would have been:\n\n"
+            end = (
+                "\n\nSo it did not stay where it was: it fell in every run, as far as the guard's "
+            )
+            end += "own part in that allows to say."
+    head = "Mean c_k moved, while the target was on or would have been:\n\n"
     return head + "\n".join(said) + end
 
 # %% ../../nbs/beyond/targets.ipynb #tgt00013
