@@ -75,6 +75,7 @@ status: setup ## the wanted runs of PROFILE, and what there is of them
 
 test: setup ## ruff, import contracts; export and clean leave no diff; the notebooks' own tests; tests/
 	@$(BIN)/ruff check
+	@$(BIN)/ruff check --isolated --select F821 koa_repro  # a module that needs a name of its notebook
 	PATH="$(CURDIR)/$(BIN):$$PATH" lint-imports --no-cache
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/check_notebooks.sh
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_file_re '^index' --skip_folder_re '^(paper|beyond)$$'

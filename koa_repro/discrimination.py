@@ -340,6 +340,6 @@ def strata_table(
         if i := found.get(name):
             line |= dict(zip(_STRATUM[3:6], (i.estimate, i.low, i.high)))
         if i := apart.get(name):
-            line |= dict(zip(_STRATUM[7:], (i.estimate, i.low, i.high, i.p)))
+            line |= i.ends("difference") | dict(p_holm=i.p)
         lines.append(line)
     return pd.DataFrame(lines).reindex(columns=_STRATUM)

@@ -72,7 +72,7 @@ def heading(
 def dots(
     ax: Axes,
     at,  # (n,) places on the vertical axis; on the horizontal one if upright
-    ends,  # (n, 3) estimate and both ends of its interval; a line with NaN is left out
+    ends,  # (n, 3) estimate and both ends of its interval; one that is NaN is left out
     upright: bool = False,  # intervals from below upwards, not from left to right
     **look,  # of `Axes.errorbar`
 ) -> ErrorbarContainer:

@@ -47,7 +47,7 @@ def target_table(
     rows: Rows,
 ) -> pd.DataFrame:  # one line a stretch; c_k is the mean over the grades
     """c_k and accuracy on validation just before and at the end of every stretch of epochs with
-    the target in force (cross-entropy: in which c_k would have served)."""
+    the target on (cross-entropy: in which it would have been)."""
     lines = []
     for row, seed, run in each_run(rows, ("ce", *TARGETED)):
         h = run.history.set_index("epoch")
@@ -68,7 +68,7 @@ def show_targets(targets: pd.DataFrame) -> pd.DataFrame:
     sums = t.groupby(["row", "seed"], sort=False)[["epochs", "c_rise", "gain"]].sum()
     forms = {"epochs": "{:.0f}", "c_rise": "{:+.3f}", "gain": "{:+.1f}"}
     each = {c: lambda x, f=f: ", ".join(map(f.format, x)) for c, f in forms.items()}
-    names = dict(epochs="epochs in force", c_rise="mean c_k moved by", gain="accuracy (points)")
+    names = dict(epochs="epochs with it on", c_rise="mean c_k moved by", gain="accuracy (points)")
     shown = sums.groupby("row", sort=False).agg(each).rename(index=CONFIDENCE_ROWS, columns=names)
     return shown.rename_axis(index=None)
 
@@ -76,17 +76,16 @@ def show_targets(targets: pd.DataFrame) -> pd.DataFrame:
 def findings(targets: pd.DataFrame) -> str:  # Markdown
     "How far the confidence moved where every knee had it for its target, and without a target."
     said, end = [], ""
-    for row, name in (("kld", "divergence for every knee"), ("ce", "cross-entropy, no target")):
+    for row in ("kld", "ce"):
         part = targets[targets.row == row]
         sums = part.groupby("seed").c_rise.sum()
         epochs = (part["last"] - part["first"] + 1).sum()
-        told = ", ".join(f"{x:+.3f}" for x in sums) or "not run, or never in force"
+        told = ", ".join(f"{x:+.3f}" for x in sums) or "not run, or never on"
+        name = CONFIDENCE_ROWS[row]
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = (
-                "\n\nSo it did not stay where it was: it fell in every run, as far as the guard's "
-            )
-            end += "own part in that allows to say."
+            end = "\n\nSo it did not stay: it fell in every run, as far as the guard's part in "
+            end += "that allows to say."
     head = "Mean c_k moved, while the target was on or would have been:\n\n"
     return head + "\n".join(said) + end
 

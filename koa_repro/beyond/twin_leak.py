@@ -387,11 +387,7 @@ _COLUMNS = [
 
 
 def _cells(**found) -> dict:
-    ends = {
-        f"{n}{end}": 100 * x
-        for n, i in found.items()
-        for end, x in (("", i.estimate), ("_low", i.low), ("_high", i.high))
-    }
+    ends = {k: x for n, i in found.items() for k, x in i.ends(n, 100).items()}
     return ends | dict(seed_sd=100 * found["difference"].row()["seed_sd"])
 
 

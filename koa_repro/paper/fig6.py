@@ -241,7 +241,7 @@ def depth_table(
         pair = (shares["hybrid"], shares["ce"])
         found["difference"] = mean_difference([pair], drawn=drawn)
         for loss, i in found.items():
-            ends = i.ends("share", 100).values()
+            ends = (100 * x for x in (i.estimate, i.low, i.high))
             lines.append((int(part.split()[0]), part.split()[1], loss, *ends, i.seeds))
     columns = ["block", "patch", "loss", "estimate", "low", "high", "runs_done"]
     return pd.DataFrame(lines, columns=columns)

@@ -281,7 +281,7 @@ def alike_table(
         drawn, line = draws(s.participant[at], 2000), dict(network=name, knees=group)
         for k, of in (("spearman", spearman_of), ("distance", wasserstein_of)):
             i = bootstrap_interval(of(x, z), drawn=drawn)
-            line |= {k: i.estimate, f"{k}_low": i.low, f"{k}_high": i.high}
+            line |= i.ends(k)
         person = np.unique(s.participant[at], return_inverse=True)[1]
         swap = (rng.random((swaps, person.max() + 1)) < 0.5)[:, person]
         apart = lambda c, k: wasserstein_of(np.where(k, z, c)[None], np.where(k, c, z))(ones)[0, 0]
