@@ -1,5 +1,5 @@
-"""koa_repro.paper.fig8 and koa_repro.discrimination: curves and bands against scikit-learn and brute
-force, five grades, grades never seen, strata and claims, on made-up runs and on one phantom run."""
+"""koa_repro.paper.fig8 and koa_repro.discrimination: curves and bands against scikit-learn and by
+brute force, five grades, grades never seen, strata and claims, on made-up and phantom runs."""
 
 from dataclasses import replace
 
