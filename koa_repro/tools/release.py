@@ -41,7 +41,7 @@ SEEDS = (0, 1, 2)
 _WIDE = {name: getattr(Recipe(), name) for name in ("rotation", "brightness", "gamma")}
 LATE = dict(epochs=8, rate=3e-4, shift=12.0, zoom=0.12)
 # what the second part of a training begins with, by seed: networks of "narrow augmentation"
-STARTS = {0: "d8a5a6fd0193", 1: "9b1c331cd98b"}
+STARTS = {0: "d8a5a6fd0193", 1: "9b1c331cd98b", 2: "e62af6e52610"}
 CANDIDATES = {  # name -> profile, split, what differs from the profile's recipe
     "64 pixels": ("preview", "official", dict(epochs=36)),
     "narrow augmentation": ("short", "development", dict(epochs=24)),
