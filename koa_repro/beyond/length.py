@@ -189,20 +189,24 @@ def length_claim(
 def answer_length(
     differences: pd.DataFrame,  # from `difference_rows`
 ) -> str:
-    "At which lengths the hybrid loss was better or worse than each other loss, a paragraph each."
+    "Accuracy by length, hybrid minus each other loss, and all measures at the longest with seeds."
 
     def told(r) -> str:
         if not r.seeds:
             return f"{r.epochs} epochs: {NOT_RUN}"
-        text = interval_text(r._asdict(), sign="+").replace("]", "] points")
-        return f"{r.epochs} epochs: {text}, {r.seeds} seed{'s' * (r.seeds > 1)}"
+        each = (
+            f"{MEASURES[r.measure]} {interval_text(r._asdict(), sign='+')}"
+            for r in last.itertuples()
+        )
+        said = f" After {last.epochs.iloc[0]} epochs also {' and '.join(each)}"
+        return said + "; a lower Brier score is better."
 
-    accuracy = differences[differences.measure == "accuracy"]
+    def accuracy(part) -> str:
+        return "; ".join(map(told, part[part.measure == "accuracy"].itertuples()))
+
     return "\n\n".join(
-        f"Accuracy, hybrid minus {against}, by length of training: "
-        + "; ".join(map(told, part.itertuples()))
-        + "."
-        for against, part in accuracy.groupby("against", sort=False)
+        f"Accuracy, hybrid minus {against}, by length of training: {accuracy(part)}.{others(part)}"
+        for against, part in differences.groupby("against", sort=False)
     )
 
 # %% ../../nbs/beyond/length.ipynb #a81aab30

@@ -27,6 +27,7 @@ from koa_repro.results import (
     Line,
     Read,
     entries,
+    interval_text,
     reader,
 )
 from ..stats import doubt
@@ -189,6 +190,24 @@ def compared(h: Headline) -> str:
     return "lower" if h.high < 0 else "neither clearly higher nor clearly lower"
 
 
+def _several_seeds(read: Read) -> str:  # empty where no length has several seeds of both losses
+    "Both losses at the longest training that several seeds of both have."
+    saved = read("length_differences")
+    found = saved.rows("against == 'cross-entropy' and seeds > 1")
+    if not found:
+        return ""
+    names = dict(accuracy="accuracy (points)", auc="AUC x 100", brier="Brier score x 100")
+    last = [r for r in found if r.epochs == max(r.epochs for r in found)]
+    told = [f"{names[r.measure]} {interval_text(r.drop('trained'), sign='+')}" for r in last]
+    pixels = PROFILES[profile_of(saved.study)].recipe.pixels
+    why = f" {doubt(last[0].trained).capitalize()}: this decides no claim."
+    return (
+        f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
+        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better{{link}}."
+        f"{why * bool(doubt(last[0].trained))}"
+    )
+
+
 def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
     "Three findings, each with the notebook that shows it. What was not run says so."
     first = {}
@@ -209,6 +228,8 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )
+    if several := _several_seeds(read):
+        said[-1] = several.format(link=f" ([length]({link('length')}))")
     if len(audit := read("audit_findings").table):
         said.insert(
             0,
