@@ -189,11 +189,20 @@ def length_claim(
 def answer_length(
     differences: pd.DataFrame,  # from `difference_rows`
 ) -> str:
-    "Accuracy by length, hybrid minus each other loss, and all measures at the longest with seeds."
+    """Accuracy at every length, hybrid minus each other loss, a paragraph each; the other measures
+    at the longest length with several seeds."""
 
     def told(r) -> str:
         if not r.seeds:
             return f"{r.epochs} epochs: {NOT_RUN}"
+        text = interval_text(r._asdict(), sign="+").replace("]", "] points")
+        return f"{r.epochs} epochs: {text}, {r.seeds} seed{'s' * (r.seeds > 1)}"
+
+    def others(part) -> str:
+        last = part[(part.seeds > 1) & (part.measure != "accuracy")]
+        last = last[last.epochs == last.epochs.max()]
+        if last.empty:
+            return ""
         each = (
             f"{MEASURES[r.measure]} {interval_text(r._asdict(), sign='+')}"
             for r in last.itertuples()
