@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 # Whatever the locale, text is UTF-8.
 export PYTHONUTF8 := 1
+# Commands start many processes; what they import is compiled once and kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 PROFILE ?=
