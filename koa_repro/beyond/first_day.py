@@ -198,7 +198,7 @@ def draw_strata(
 def _lines(read):
     return [
         line(
-            f"The first day, {told(r['row'])}, {r.measure}, %",
+            f"The first day in a clinic, {told(r['row'])}, {r.measure}, %",
             np.nan,
             interval_text(r, scale=100, digits=1),
             read_by() if r["row"] == SHIPPED else f"{r.seeds:.0f}",

@@ -20,6 +20,7 @@ from koa_repro.results import (
     confidence_specs,
     each_run,
     in_force,
+    line,
     register,
 )
 from ..runs import Run
@@ -115,4 +116,21 @@ def draw_targets(rows: Rows, title: str):
     return fig
 
 # %% ../../nbs/beyond/targets.ipynb #tgt00014
-TARGETS = register(Entry("targets", "What the target does", 103.5, target_specs))
+def _lines(read):
+    found = read("targets")
+    if found.table.empty:
+        return []
+    sums = found.table.groupby(["row", "seed"], sort=False).c_rise.sum()
+    return [
+        line(
+            f"What the target does, mean c_k moved, {CONFIDENCE_ROWS[row]}",
+            np.nan,
+            ", ".join(f"{x:+.3f}" for x in each) + " (a number a run)",
+            len(each),
+            found.study,
+        )
+        for row, each in sums.groupby("row", sort=False)
+    ]
+
+
+TARGETS = register(Entry("targets", "What the target does", 103.5, target_specs, _lines))
