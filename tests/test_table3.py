@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
+from made_up import said
 
 from koa_repro.paper.table3 import (
     DEPTHS,
@@ -25,18 +25,8 @@ def run(seed, right):
     "A run that classifies 60 test knees correctly with that probability."
     rng, label = np.random.default_rng(seed), np.arange(60) % 2
     p1 = np.where((rng.random(60) < right) == (label == 1), 0.9, 0.1)
-    frame = pd.DataFrame(
-        dict(
-            file=[f"{i}.png" for i in range(60)],
-            participant=[f"p{i // 2}" for i in range(60)],
-            side="R",
-            kl=2 * label,
-            label=label,
-            split="test",
-            p0=1 - p1,
-            p1=p1,
-        )
-    )
+    file, participant = [f"{i}.png" for i in range(60)], [f"p{i // 2}" for i in range(60)]
+    frame = said(file, participant, label, p1)
     return SimpleNamespace(predictions=lambda weights="reported": frame)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..data import GRADES
-from ..discrimination import AllGrades, grade_table
+from ..discrimination import THRESHOLDS, AllGrades, grade_table
 from ..grader import own_answers, read_by
 from ..paths import manifests
 from ..plotting import COLORS, PAGE, dots, heading
@@ -39,10 +39,8 @@ ROWS = tuple(f"Ours, {loss}" for loss in LOSS_NAMES)
 
 def day_specs(study: Study) -> dict[str, dict[str, list[RunSpec]]]:  # task -> row -> one a seed
     "Our network under both losses, of two grades and of five."
-    return {
-        task: {row: hybrid_specs(study, grades)[row] for row in ROWS}
-        for task, grades in TASKS.items()
-    }
+    both = lambda grades: {r: s for r, s in hybrid_specs(study, grades).items() if r in ROWS}
+    return {task: both(grades) for task, grades in TASKS.items()}
 
 
 SHIPPED = "shipped networks"
@@ -99,14 +97,14 @@ def worth(acted: pd.DataFrame) -> str:  # Markdown
     said = []
     for row, part in acted.groupby("row", sort=False):
         good = part[part.low > np.maximum(part.everybody, 0)].threshold
-        whole = len(good) and len(good) == round((good.max() - good.min()) / 0.05) + 1
+        whole = len(good) and (np.diff(np.searchsorted(THRESHOLDS, good)) == 1).all()
         named = (
             f"all from {good.min():.2f} to {good.max():.2f}"
             if whole
             else ", ".join(f"{t:.2f}" for t in good)
         )
         said.append(f"- {told(row)}: {named or 'none'}")
-    head = "The interval lies above both simple rules at these thresholds (every 0.05):\n\n"
+    head = f"The interval lies above both simple rules at these thresholds (every {THRESHOLDS[0]}):\n\n"
     return head + "\n".join(said) if said else NOT_RUN
 
 

@@ -190,7 +190,7 @@ def compared(h: Headline) -> str:
     return "lower" if h.high < 0 else "neither clearly higher nor clearly lower"
 
 
-def _several_seeds(read: Read) -> str:  # empty where no length has several seeds of both losses
+def _several_seeds(read: Read, link: str) -> str:  # empty where no length has several seeds of both
     "Both losses at the longest training that several seeds of both have."
     saved = read("length_differences")
     found = saved.rows("against == 'cross-entropy' and seeds > 1")
@@ -203,7 +203,7 @@ def _several_seeds(read: Read) -> str:  # empty where no length has several seed
     why = f" {doubt(last[0].trained).capitalize()}: this decides no claim."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
-        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better{{link}}."
+        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better ([length]({link}))."
         f"{why * bool(doubt(last[0].trained))}"
     )
 
@@ -218,6 +218,9 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         ("table3", "average pooling of the maps", "maximum pooling"),
         ("length", "the hybrid loss", "cross-entropy"),
     ):
+        if name == "length" and (several := _several_seeds(read, link(name))):
+            said.append(several)
+            continue
         if (h := first.get(name)) is None or pd.isna(h.estimate):
             said.append(f"- [{name}]({link(name)}): {what} against {against} was not run.")
             continue
@@ -228,8 +231,6 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )
-    if several := _several_seeds(read):
-        said[-1] = several.format(link=f" ([length]({link('length')}))")
     if len(audit := read("audit_findings").table):
         said.insert(
             0,
