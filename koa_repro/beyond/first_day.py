@@ -104,7 +104,8 @@ def worth(acted: pd.DataFrame) -> str:  # Markdown
             else ", ".join(f"{t:.2f}" for t in good)
         )
         said.append(f"- {told(row)}: {named or 'none'}")
-    head = f"The interval lies above both simple rules at these thresholds (every {THRESHOLDS[0]}):\n\n"
+    head = "The interval lies above both simple rules at these thresholds "
+    head += f"(every {THRESHOLDS[0]}):\n\n"
     return head + "\n".join(said) if said else NOT_RUN
 
 

@@ -203,8 +203,8 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     why = f" {doubt(last[0].trained).capitalize()}: this decides no claim."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
-        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better ([length]({link}))."
-        f"{why * bool(doubt(last[0].trained))}"
+        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "
+        f"([length]({link})).{why * bool(doubt(last[0].trained))}"
     )
 
 
