@@ -572,12 +572,11 @@ def would_show(
     "What it would take to see the paper's difference, in a sentence."
     if found is None:
         return ""
+    paper_has = f"; the paper's is {paper:.2f}."
     if found.seeds < 2:
-        return f"A single run cannot tell what difference would show; the paper's is {paper:.2f}."
-    return (
-        "In four of five studies of this size a true difference of "
-        f"{100 * detectable(found, tests):.1f} points would show; the paper's is {paper:.2f}."
-    )
+        return f"A single run cannot tell how small a difference would show{paper_has}"
+    least = f"{100 * detectable(found, tests):.1f} points"
+    return f"A study of this size shows a true difference of {least} with 80% power{paper_has}"
 
 
 def detectable(
@@ -657,8 +656,8 @@ def difference_text(
 
 # %% ../nbs/library/results.ipynb #7e87ab02
 def text_table(
-    table: pd.DataFrame,  # estimate, low, high and the two columns named below, in the order shown
-    lines: str,
+    table: pd.DataFrame,  # estimate, low, high and the columns named below, in the order shown
+    lines: str | list[str],
     columns: str,
     form: Callable[[pd.Series], Mapping] = lambda r: {},  # of a row: options of `interval_text`
 ) -> pd.DataFrame:  # text; what is missing was not run
@@ -667,8 +666,9 @@ def text_table(
         return pd.DataFrame({"": [NOT_RUN]})
     text = [interval_text(r, **form(r)) for _, r in table.iterrows()]
     wide = table.assign(text=text).pivot(index=lines, columns=columns, values="text")
-    wide = wide.reindex(index=table[lines].unique(), columns=table[columns].unique())
-    return wide.rename_axis(index=None, columns=None).fillna(NOT_RUN)
+    order = table.drop_duplicates(lines).set_index(lines).index
+    wide = wide.reindex(index=order, columns=table[columns].unique()).fillna(NOT_RUN)
+    return wide.rename_axis(columns=None).rename_axis(index=None if order.nlevels == 1 else lines)
 
 # %% ../nbs/library/results.ipynb #f5c0ff07
 def radiographs(study: Study) -> dict[str, np.ndarray]:  # file -> (300, 300) uint8

@@ -52,7 +52,7 @@ class Profile:
         ):
             words.append("narrow augmentation")
         if r.pixels != printed.pixels:
-            words.append(f"patches of {r.pixels} x {r.pixels} pixels")
+            words.append(f"{r.pixels}-pixel patches")
         if padding := self.options.get("padding"):
             words.append(
                 "padding"
@@ -62,7 +62,7 @@ class Profile:
         return ", ".join(words) + (
             ""
             if r == printed
-            else f" (the paper: {printed.epochs} epochs at {printed.pixels} x {printed.pixels})"
+            else f" (the paper: {printed.epochs} epochs, {printed.pixels}-pixel patches)"
         )
 
 
@@ -161,23 +161,25 @@ class Study:
         "Why no claim may be decided, in a sentence; empty where one may."
         if self.verdict:
             return ""
-        return (
-            "The network, its input or the length of its training is not the paper's, so "
-            "no claim is decided."
-            if self.real
-            else (
-                "The knees are synthetic: this shows that the machinery works, and says "
-                "nothing of the paper."
+        if not self.real:
+            return (
+                "The knees are synthetic: this shows that the machinery works, and says nothing "
+                "of the paper."
             )
-        )
+        recipes = self.settings.recipe, Recipe()
+        here, paper = (f"{r.epochs} epochs at {r.pixels} pixels" for r in recipes)
+        return f"Training here takes {here}, the paper's {paper}, so no claim is decided."
+
+    @property
+    def short(self) -> str:
+        "Which knees, and the profile's name, for titles."
+        return f"{'real' if self.real else 'SYNTHETIC phantom'} knees, {self.profile} profile"
 
     @property
     def says(self) -> str:
-        "What this is, for titles: which knees, how thoroughly."
-        return (
-            f"{'real' if self.real else 'SYNTHETIC phantom'} knees; {self.profile}: "
-            f"{self.settings.says}"
-        )
+        "Which knees, and how thoroughly networks are trained, for titles and provenance."
+        knees = "real" if self.real else "SYNTHETIC phantom"
+        return f"{knees} knees; {self.profile}: {self.settings.says}"
 
 # %% ../nbs/library/study.ipynb #f8ddc149
 def check_published(study: Study):

@@ -61,10 +61,10 @@ def test_thresholds_worth_acting_on(good, told):
     low = np.full(len(THRESHOLDS), -0.1)
     low[good] = 0.1
     acted = pd.DataFrame(dict(row="Ours, ce", threshold=THRESHOLDS, low=low, everybody=0.05))
-    assert worth(acted).endswith(f"- Ours, cross-entropy: {told}")
+    assert worth(acted).endswith(f"Ours, cross-entropy at {told}.")
     low[[2, 7]] = 0.1
     if told == "none":
-        assert worth(acted.assign(low=low)).endswith("0.15, 0.40")
+        assert worth(acted.assign(low=low)).endswith("at 0.15, at 0.40.")
 
 
 def test_strata_count_what_has_a_difference():

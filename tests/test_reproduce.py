@@ -48,7 +48,7 @@ def test_every_row_of_every_table(smoke):
     out, store = smoke
     table = pd.read_csv(out / "length.csv")
     assert len(table) == 18 and (table.runs_done == 1).all()
-    assert (table.low <= table.value).all() and (table.value <= table.high).all()
+    assert (table.low <= table.estimate).all() and (table.estimate <= table.high).all()
     study, length = Study("smoke", "phantom"), next(e for e in entries() if e.name == "length")
     wanted = {s.id for row in length.specs(study).values() for s in row}
     assert {p.parent.name for p in store.glob("*/predictions.parquet")} == wanted
