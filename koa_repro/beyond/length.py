@@ -184,7 +184,11 @@ def chosen_lengths(
     wanted, too, and of them those that most seeds of both losses were run at."""
     pair = lambda epochs: [(loss, epochs) for loss in PAIR]
     wanted = {e for _, e in rows}
-    seeds = {e: len(shared_runs(rows, *pair(e))) for e in sorted(wanted) if 2 * e in wanted}
+    seeds = {
+        e: sum(map(all, zip(*(rows[name] for name in pair(e)))))
+        for e in sorted(wanted)
+        if 2 * e in wanted
+    }
     lengths = [e for e, n in seeds.items() if n and n == max(seeds.values())]
     names = [name for e in lengths for name in pair(e)]
     runs = dict(zip(names, shared_runs(rows, *names))) if names else {}

@@ -76,7 +76,7 @@ def cohort_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a group of kne
 
 
 def grades_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a grade
-    "Films, those in which a knee was found, the median probability, those called KL-2 or left open."
+    "Films, those with a knee found, the median probability, shares called KL-2 and left open."
     limit, rows = own_card()["doubt"]["threshold"], []
     for kl, part in films.groupby("kl"):
         p = part.p2.dropna()
