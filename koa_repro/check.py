@@ -152,11 +152,12 @@ def find(
 ) -> list[str]:  # the files meant, as they are called
     "The files of a folder that a code stands for, whatever is written around it."
     listing, match = look(source), re.search("[0-9a-f]{12}", coded.lower())
-    asked = match[0] if match else ""
+    if match is None:
+        return []
     whose = dict(zip(listing.frame.file, listing.frame.participant))
     known = [*whose, *listing.left, *sum(listing.faults.values(), [])]
     return sorted(
-        f for f in set(known) if asked in (code(f, "file"), code(whose[f]) if f in whose else "")
+        f for f in set(known) if match[0] in (code(f, "file"), code(whose[f]) if f in whose else "")
     )
 
 # %% ../nbs/library/check.ipynb #f024b06d

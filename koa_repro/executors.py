@@ -6,7 +6,6 @@
 __all__ = ['EXECUTORS', 'FULL', 'RESOURCES', 'TURNS', 'check_executor', 'ensure', 'resources']
 
 # %% ../nbs/library/executors.ipynb #exe00003
-import os
 import subprocess
 import sys
 import tempfile
@@ -141,8 +140,7 @@ def _hand_over(spec: RunSpec, get, folder: Path):
 
 def _slots(count: int, per_gpu: int) -> list[dict]:
     "Device and threads of each worker: some for each GPU, or one a core."
-    can_ask = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if can_ask else os.cpu_count()
+    cores = joblib.cpu_count()  # those that this process may use, in a container, too
     gpus = torch.cuda.device_count()
     slots = min(gpus * per_gpu or cores, count)
     device = lambda k: f"cuda:{k % gpus}" if gpus else "cpu"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .composites import Picker, picture, random_film
 from .explain import draw_class_map, lay_over, strongest
 from .grader import Grader, own_grader
-from .layouts import is_picture, person_and_side, walk
+from .layouts import is_picture, person_and_side, readable, walk
 from .letters import side_letters
 from .localise import cut, directions, find_knees
 from .paths import write_whole
@@ -188,22 +188,23 @@ class Reading:
     rows: list[dict]  # as `predict` returns them
     spots: list[Spot]
     image: np.ndarray | None  # (H, W) uint8, bone bright; None where it could not be read
-    maps: np.ndarray | None  # (N, 300, 300)
+    maps: Sequence[np.ndarray]  # N of (300, 300)
 
 
 def read_file(path: str | Path, grader: Grader | None = None) -> Reading:
     "One file, read and graded. Nothing is raised for a bad file: its row says what is wrong."
     path, grader = Path(path), grader or own_grader()
-    failed = lambda why, image=None: Reading([dict(file=str(path), notes=why)], [], image, None)
+    name = readable(str(path))
+    failed = lambda why, image=None: Reading([dict(file=name, notes=why)], [], image, [])
     try:
         spots, image = spots_of(*_grey(path))
     except (UnreadableRadiograph, FileNotFoundError) as e:
-        return failed(f"cannot be read: {e}")
+        return failed(readable(f"cannot be read: {e}"))
     if not spots:
         return failed("no knee was found: give an AP or PA film of the knees, upright", image)
     rois = np.stack([s.roi for s in spots])
     probability, maps = grader.explained(rois)
-    rows = _rows(str(path), spots, probability, grader.doubtful(probability))
+    rows = _rows(name, spots, probability, grader.doubtful(probability))
     return Reading(rows, spots, image, maps)
 
 # %% ../nbs/library/predict.ipynb #prd00013
@@ -298,7 +299,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
         said[name] = [f"{p:.2f}" if pd.notna(p) else "" for p in said[name]]
     said["grade"] = [f"KL-{g}" if pd.notna(g) else "" for g in said["grade"]]
     said["doubtful"] = ["doubtful" if d is True else "" for d in said["doubtful"].astype(object)]
-    return said.fillna("").rename(columns=dict(p0="p(KL-0)", p2="p(KL-2)"))
+    return said.astype(object).fillna("").rename(columns=dict(p0="p(KL-0)", p2="p(KL-2)"))
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -348,7 +349,8 @@ def predict(
             reading = read_file(file, grader)
             rows += reading.rows
             if out and reading.image is not None:
-                picture = pictures[str(file)] = f"pictures/{number:04d}.png"
+                name, picture = readable(str(file)), f"pictures/{number:04d}.png"
+                pictures[name] = picture
                 write_whole(out / picture, draw_reading(reading).savefig)
     finally:  # what has been read is written, whatever stops the rest
         table = _table(rows)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'TASKS', 'VARIANTS', 'CONFIDENCE_ROWS', 'TARGETED', 'EVEN', 'NOT_RUN',
-           'Read', 'rows_of', 'aligned', 'shared_runs', 'shared_seeds', 'row_difference', 'convergence', 'fit_of',
-           'training_table', 'show_training', 'difference_table', 'is_light', 'label', 'network_of', 'others',
+           'Read', 'rows_of', 'aligned', 'shared_runs', 'shared_seeds', 'row_difference', 'convergence', 'validated',
+           'fit_of', 'training_table', 'show_training', 'difference_table', 'is_light', 'label', 'network_of', 'others',
            'comparison_specs', 'hybrid_specs', 'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force',
            'each_run', 'one_step', 'steps_of', 'state_of_row', 'by_seed', 'joined', 'turned', 'lone_rows',
            'grade_difference', 'measure_table', 'begin', 'claim_line', 'answer', 'would_show', 'detectable',
@@ -135,13 +135,13 @@ def convergence(
     for run in done:
         recipe = replace(run.spec.recipe, epochs=2 * run.spec.recipe.epochs)
         if longer := find(replace(run.spec, recipe=recipe), run.path.parent):
-            gains.append(_validated(longer) - _validated(run))
+            gains.append(validated(longer) - validated(run))
     if not gains:
         return TRAINED[1]
     return TRAINED[2] if np.mean(gains) > GAIN else TRAINED[0]
 
 
-def _validated(run: Run) -> float:
+def validated(run: Run) -> float:
     "Validation accuracy of the reported weights."
     accuracy = run.history.val_accuracy
     return accuracy.max() if run.reported == "best" else accuracy.iloc[-1]

@@ -355,6 +355,8 @@ class Interval:
         return replace(self, low=low, high=high, level=level, resampled=other)
 
     def _ends(self, level: float) -> tuple:
+        if self.replicates is None:
+            raise ValueError("This interval was not resampled: it is known at its own level alone.")
         return percentile(self.replicates, level)
 
     def row(self) -> dict:

@@ -11,7 +11,7 @@ import os
 import pkgutil
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -69,9 +69,9 @@ def side_by_side(
     options: Sequence[dict],  # one a worker
     folder: Path | None = None,  # removed by the workers should this process be killed
     watch: Callable[[], None] = lambda: None,  # called twice a second meanwhile
-) -> list[tuple]:  # (item, answer or None, error or None), as they came back
+) -> Iterator[tuple]:  # (item, answer or None, error or None), as they come back
     "Every item's answer, or the error that stopped it. A killed worker loses its own item only."
-    items, found, busy, workers = iter(items), [], {}, {}
+    items, busy, workers = iter(items), {}, {}
     free, more = list(range(len(options)))[::-1], True
     try:
         while more or busy:
@@ -94,10 +94,9 @@ def side_by_side(
                 except BrokenProcessPool:
                     answer = None, ENDED_EARLY
                     workers.pop(slot).end()
-                found.append((item, *answer))
                 free.append(slot)
+                yield item, *answer
             watch()
     finally:
         for worker in workers.values():
             worker.end()
-    return found

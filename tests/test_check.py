@@ -374,6 +374,7 @@ def test_a_code_is_found_again(named):
     assert find(named, at) == ["test/0/St-Elsewhere_R.jpg"]
     assert find(named, code("St-Elsewhere")) == ["test/0/St-Elsewhere_R.jpg"]
     assert find(named, f"test/0/{code('St-Elsewhere')}R.png") == ["test/0/St-Elsewhere_R.jpg"]
+    (named / "notes.txt").write_text("no picture")
     assert find(named, "000000000000") == find(named, "no code") == []
     assert "Lovelace" in "".join(examine(named, names=True).files.file)
 

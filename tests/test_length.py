@@ -32,6 +32,7 @@ class Known:
     test: float
     val: float
     train: float = 0.9
+    reported: str = "last"
 
     def predictions(self, weights="reported"):
         label = np.arange(N) % 2

@@ -1,6 +1,7 @@
 """From a film to an answer: what is found, what is written, what a bad file does to the rest."""
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -164,8 +165,18 @@ def test_a_square_over_the_edge_is_told(film):
 def test_no_knee_is_an_answer_too(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    table = predict([tmp_path / "noise.png"])
+    table = predict([tmp_path / "noise.png"], tmp_path / "out")
     assert len(table) == 1 and pd.isna(table.grade[0]) and "no knee" in table.notes[0]
+    assert (tmp_path / "out/pictures/0000.png").is_file()
+
+
+def test_a_name_that_is_no_text_loses_nothing(tmp_path):
+    name = os.fsencode(tmp_path) + b"/p\xff1L.png"
+    Image.fromarray(np.zeros((300, 500), np.uint8)).save(tmp_path / "plain.png")
+    os.rename(tmp_path / "plain.png", name)
+    table = predict(os.fsdecode(name), tmp_path / "out")
+    assert table.file[0].isascii() and table.file[0].endswith("1L.png")
+    assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == 1
 
 
 def test_bad_questions_are_one_sentence(tmp_path, capsys):

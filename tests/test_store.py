@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from koa_repro import executors, paths, runs
+from koa_repro import executors, paths, runs, workers
 from koa_repro.executors import check_executor, ensure, resources
 from koa_repro.grader import save_network
 from koa_repro.paths import DiskFull, write_whole
@@ -163,19 +164,29 @@ def test_a_full_disk_begins_no_further_run(knees, spec, tmp_path, monkeypatch, e
         begun.append(spec)
         raise DiskFull(errno.ENOSPC, "No space is left")
 
+    class Here:
+        "A worker of this process, whose every run meets a full disk."
+
+        alive = True
+
+        def __init__(self, folder, options):
+            self.pool = self
+
+        def submit(self, do, work, spec):
+            begun.append(spec)
+            (answer := Future()).set_result((None, "DiskFull: No space is left"))
+            return answer
+
+        def end(self):
+            pass
+
     monkeypatch.setattr(executors, "make_run", full)
-    monkeypatch.setattr(executors, "side_by_side", lambda work, items, *a: served(items, begun))
+    monkeypatch.setattr(workers, "_Worker", Here)
+    monkeypatch.setattr(executors, "_slots", lambda *a: [dict(device="cpu", threads=1)])
     specs = [replace(spec, seed=s) for s in range(4)]
     with pytest.raises(RuntimeError, match="seed 0 failed: DiskFull"):
         ensure(specs, tmp_path, knees, executor, progress=False)
     assert begun == specs[:1]
-
-
-def served(items, begun):
-    "As `side_by_side` with one worker, whose every run meets a full disk."
-    for spec in items:
-        begun.append(spec)
-        yield spec, None, "DiskFull: No space is left"
 
 
 def test_what_failed_does_not_stay_in_memory(knees, spec, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from koa_repro.results import (
     shared_runs,
     shared_seeds,
     text_table,
+    validated,
 )
 from ..runs import Run, RunSpec
 from ..stats import bootstrap_interval, paired_difference, stack
@@ -79,7 +80,7 @@ def length_table(
         if done:
             p = predictions[loss, epochs]
             fit = [100 * r.history.train_accuracy.iloc[-1] for r in done]
-            checked = [100 * r.history.val_accuracy.iloc[-1] for r in done]
+            checked = [100 * validated(r) for r in done]
             line |= dict(training=np.mean(fit), validation=np.mean(checked))
         for measure in MEASURES:
             more = {}
@@ -192,7 +193,7 @@ def chosen_lengths(
     lengths = [e for e, n in seeds.items() if n and n == max(seeds.values())]
     names = [name for e in lengths for name in pair(e)]
     runs = dict(zip(names, shared_runs(rows, *names))) if names else {}
-    last = lambda loss, e: np.mean([r.history.val_accuracy.iloc[-1] for r in runs[loss, e]])
+    last = lambda loss, e: np.mean([validated(r) for r in runs[loss, e]])
     return {loss: max(lengths, key=lambda e: last(loss, e)) for loss in PAIR} if runs else {}
 
 
@@ -225,7 +226,7 @@ def answer_length(
             f"{MEASURES[r.measure]} {interval_text(r._asdict() | dict(trained=''), sign='+')}"
             for r in part.itertuples()
         )
-        seeds, doubts = part.seeds.iloc[0], part.trained.iloc[0]
+        seeds, doubts = int(part.seeds.iloc[0]), part.trained.iloc[0]
         notes = ", ".join(filter(None, [f"{seeds} seed{'s' * (seeds > 1)}", doubts]))
         return f"{epochs} epochs ({notes}): {', '.join(measures)}"
 
