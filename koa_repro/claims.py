@@ -96,7 +96,7 @@ def points(
         ends = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
         against = filter(None, [f"{100 * found.estimate:+.2f} {ends} points", doubt(found.trained)])
         return ", ".join(against)
-    return "lower bounds " + ", ".join(f"{100 * i.low:+.2f}" for i in found.values())
+    return "lower bounds " + ", ".join(f"{k} {100 * i.low:+.2f}" for k, i in found.items())
 
 
 def lone(

@@ -10,8 +10,8 @@ __all__ = ['GAIN', 'ATTENTION', 'RELEASED', 'LOSS_NAMES', 'TASKS', 'VARIANTS', '
            'each_run', 'one_step', 'steps_of', 'state_of_row', 'by_seed', 'joined', 'turned', 'lone_rows',
            'grade_difference', 'measure_table', 'begin', 'claim_line', 'answer', 'would_show', 'detectable',
            'interval_text', 'draw_beside', 'difference_text', 'text_table', 'radiographs', 'save', 'trained_on',
-           'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'Entry', 'register', 'entries', 'reader', 'told',
-           'line', 'lines_of', 'not_run', 'runs_of']
+           'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'against_it', 'Entry', 'register', 'entries',
+           'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
@@ -774,8 +774,16 @@ class Headline:
     verdict: str
     study: str
     epochs: str = ""  # "36 epochs", where it is not the profile's length
-    trained: str = ""  # of a difference: one of `stats.TRAINED`, where that is known
+    trained: str = ""  # from `against_it`, where that is known
     place: float = 0  # in the paper's order, where it is not that of its entry
+
+
+def against_it(
+    seeds: float,  # training runs behind each side
+    trained: str,  # one of `stats.TRAINED`, or empty
+) -> str:  # empty where nothing does
+    "What stands against a headline number."
+    return "; ".join(["single runs"] * (seeds == 1) + [trained] * bool(trained))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from koa_repro.results import (
     NOT_RUN,
     Entry,
     Headline,
+    against_it,
     aligned,
     by_seed,
     claim_line,
@@ -171,6 +172,7 @@ def show_differences(differences: pd.DataFrame) -> pd.DataFrame:  # `difference_
     "Differences with their intervals; the last column says how many seeds they are over."
     name = ["against", "epochs"]
     form = lambda r: dict(sign="+", digits=2 if r.measure == "accuracy" else 1)
+    differences = differences.sort_values("against", kind="stable")
     shown = text_table(differences, name, "measure", form).rename(columns=MEASURES)
     return shown.assign(seeds=differences.drop_duplicates(name).set_index(name).seeds)
 
@@ -220,8 +222,6 @@ def answer_length(
     "A list: hybrid minus each other loss, the longest training first; then the fit of each loss."
 
     def after(epochs, part) -> str:
-        if not part.seeds.iloc[0]:
-            return f"{epochs} epochs: {NOT_RUN}"
         measures = (
             f"{MEASURES[r.measure]} {interval_text(r._asdict() | dict(trained=''), sign='+')}"
             for r in part.itertuples()
@@ -232,17 +232,20 @@ def answer_length(
 
     def fitted(loss, part) -> str:
         told = lambda name: " to ".join(f"{x:.1f}" for x in part[name])
-        return f"{loss} {told('training')} and {told('estimate')}"
+        return f"{loss} {told('training')} (training) and {told('estimate')} (test)"
 
     said = []
     for against, group in differences.groupby("against", sort=False):
-        each = [after(e, part) for e, part in group.groupby("epochs", sort=False)][::-1]
+        done, missing = group[group.seeds > 0], group[group.seeds == 0].epochs.unique()
+        each = [after(e, part) for e, part in done.groupby("epochs", sort=False)][::-1]
+        if len(missing):
+            each.append(f"{NOT_RUN}: {', '.join(map(str, missing))} epochs")
         said.append(f"- **Hybrid minus {against}.** {'; '.join(each)}.")
     done = table[(table.measure == "accuracy") & (table.runs_done > 0)]
     ends = {loss: part.iloc[[0, -1]] for loss, part in done.groupby("loss", sort=False)}
     if fits := [fitted(loss, part) for loss, part in ends.items() if part.epochs.nunique() > 1]:
         span = "from the shortest to the longest training that was run"
-        said.append(f"- **Accuracy (%) on training and on test knees**, {span}: {'; '.join(fits)}.")
+        said.append(f"- **Accuracy (%)** {span}: {'; '.join(fits)}.")
     return "\n".join(said)
 
 # %% ../../nbs/beyond/length.ipynb #a81aab30
@@ -273,7 +276,7 @@ def _headlines(read):
             r.verdict,
             found.study,
             epochs=epochs(r),
-            trained="; ".join(["one run of each"] * (r.seeds == 1) + [r.trained]),
+            trained=against_it(r.seeds, r.trained),
             place=7,  # beside Table VI
         )
         for r in found.rows()

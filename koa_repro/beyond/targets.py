@@ -69,7 +69,9 @@ def show_targets(targets: pd.DataFrame) -> pd.DataFrame:
     sums = t.groupby(["row", "seed"], sort=False)[["epochs", "c_rise", "gain"]].sum()
     forms = {"epochs": "{:.0f}", "c_rise": "{:+.3f}", "gain": "{:+.1f}"}
     each = {c: lambda x, f=f: ", ".join(map(f.format, x)) for c, f in forms.items()}
-    names = dict(epochs="epochs with it on", c_rise="mean c_k moved by", gain="accuracy (points)")
+    names = dict(
+        epochs="epochs with it on", c_rise="mean c_k, sum over stretches", gain="accuracy (points)"
+    )
     shown = sums.groupby("row", sort=False).agg(each).rename(index=CONFIDENCE_ROWS, columns=names)
     return shown.rename_axis(index=None)
 
@@ -85,9 +87,9 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         name = CONFIDENCE_ROWS[row]
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = "\n\nSo it did not stay: it fell in every run, as far as the guard's part in "
-            end += "that allows to say."
-    head = "Mean c_k moved, while the target was on or would have been:\n\n"
+            end = "\n\nWithin the stretches it fell in every run. The guard ends a stretch because "
+            end += "some c_k fell, so the choice of stretches alone may explain that."
+    head = "Sum over the stretches in which the target was on, or would have been, of mean c_k:\n\n"
     return head + "\n".join(said) + end
 
 # %% ../../nbs/beyond/targets.ipynb #tgt00013

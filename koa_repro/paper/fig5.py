@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rows', 'Seen', 'Found', 'ELEVEN', 'FIG5', 'both', 'temperatures', 'both_versions', 'force_table', 'confidence_table',
            'beside_paper', 'show_confidence', 'row_names', 'draw_confidence', 'draw_calibration', 'late_medium',
-           'confidence_parts', 'confidence_claims', 'show_claims', 'short']
+           'confidence_parts', 'confidence_claims', 'show_claims', 'calibrated', 'short']
 
 # %% ../../nbs/paper/fig5.ipynb #c4f10004
 import textwrap
@@ -343,6 +343,19 @@ def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
     numbers = claims.astype(dict(estimate=float, low=float, high=float))
     ours = [interval_text(r, digits=3) for _, r in numbers.iterrows()]
     return shown.assign(ours=ours)[["id", "claim", "part", "ours", "verdict"]]
+
+
+def calibrated(table: pd.DataFrame) -> str:  # from `confidence_table`
+    "How right and how sure both losses, one temperature and random sets are, in a sentence."
+    raw = table[(table.correction == "raw") & (table.runs_done > 0)].set_index(["row", "measure"])
+    forms = dict(brier=(100, 1, ""), slope=(1, 2, ""), overconfidence=(100, 1, "+"))
+    said = []
+    for row in ("ce", "hybrid", "temperature", "random"):
+        if (row, "brier") in raw.index:
+            each = (f"{s * raw.estimate[row, m]:{p}.{d}f}" for m, (s, d, p) in forms.items())
+            said.append(f"{CONFIDENCE_ROWS[row]} {', '.join(each)}")
+    names = "Brier score x 100, calibration slope and overconfidence in points"
+    return f"{names}: {'; '.join(said)}." if said else ""
 
 
 def short(claims: pd.DataFrame) -> pd.DataFrame:  # id, claim, ours, verdict

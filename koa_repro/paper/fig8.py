@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAD', 'ASKED', 'NAMED', 'FIG8', 'roc_specs', 'roc_rows', 'listed', 'auc_table', 'show_auc', 'draw_roc',
-           'roc_sentences', 'couples', 'auc_differences', 'rival_differences', 'delong_table', 'roc_claims']
+           'roc_sentences', 'five_sentences', 'couples', 'auc_differences', 'rival_differences', 'delong_table',
+           'roc_claims']
 
 # %% ../../nbs/paper/fig8.ipynb #0e83b6f4
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from koa_repro.results import (
     TASKS,
     Entry,
     Headline,
+    against_it,
     aligned,
     claim_line,
+    convergence,
     hybrid_specs,
     interval_text,
     label,
@@ -31,7 +34,6 @@ from koa_repro.results import (
     runs_of,
     shared_seeds,
     told,
-    would_show,
 )
 from ..runs import Run
 from ..specs import NETWORKS, RunSpec
@@ -46,6 +48,7 @@ from koa_repro.stats import (
     holm_intervals,
     mean_difference,
     stack,
+    wilson,
 )
 from ..study import Study, look_up, study_spec
 
@@ -59,8 +62,12 @@ NAMED = {  # row -> its name where the paper prints its AUC
 }
 
 
-def _is_rival(row: str) -> bool:  # our own variants are none
-    return not row.startswith("Ours")
+def _is_own(row: str) -> bool:
+    return row.startswith("Ours")
+
+
+def _is_rival(row: str) -> bool:  # another network of the paper
+    return not _is_own(row) and (row not in NETWORKS or NETWORKS[row].printed)
 
 
 def _color(row: str) -> str:
@@ -101,14 +108,14 @@ def listed(
     rows: Mapping[str, Sequence[Run | None]],  # of one task, from `roc_rows`
 ) -> dict[str, Sequence[Run | None]]:
     "The rows that are shown: ours, those that the paper names, and all that were run."
-    kept = lambda name, runs: not _is_rival(name) or name in NAMED or any(runs)
+    kept = lambda name, runs: _is_own(name) or name in NAMED or any(runs)
     return {name: runs for name, runs in rows.items() if kept(name, runs)}
 
 # %% ../../nbs/paper/fig8.ipynb #5f3c90ea
 def _printed_auc(task: str) -> pd.Series:  # the paper's name of a network -> AUC
     "What Section IV-G prints."
     text, column = paper_numbers("text"), "auc" + " five grades" * (task == "five grades")
-    return text[text.column == column].set_index("row").value.astype(float)
+    return text[text.column == column].set_index("row").value
 
 
 def auc_table(
@@ -126,11 +133,12 @@ def auc_table(
     for row, of in rows.items():
         line = dict(task=task, row=row, paper=paper.get(NAMED.get(row), np.nan))
         line |= dict(runs_done=sum(map(bool, of)), runs_wanted=wanted, knees=np.nan)
+        line["auc_trained"] = convergence(of)
         if row in runs:
             ends = found.loc[[(row, m) for m in names], ["estimate", "low", "high"]]
             line |= dict(zip(columns, ends.to_numpy().ravel()), knees=len(runs[row].kl))
         lines.append(line)
-    return pd.DataFrame(lines).reindex(columns=[*list(line)[:6], *columns])
+    return pd.DataFrame(lines).reindex(columns=[*list(line)[:7], *columns])
 
 
 def show_auc(table: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +166,7 @@ def draw_roc(
         ax.plot([0, 1], [0, 1], color="0.8", lw=0.8)
         for i, (row, r) in enumerate(part.iterrows()):
             _draw_row(ax, row, r, bands.get((task, row)), i)
-        if others := sum(_is_rival(r) and r not in NAMED for r in part.index):
+        if others := sum(not _is_own(r) and r not in NAMED for r in part.index):
             ax.plot([], [], color="0.7", lw=0.6, label=f"other networks: {others}")
         if not part.runs_done.any():
             ax.text(0.5, 0.5, NOT_RUN, ha="center", va="center", backgroundcolor="white")
@@ -176,10 +184,10 @@ def draw_roc(
 
 def _draw_row(ax, row, r, band, i):
     "The curve of one row with its name, or only the name where it was not run."
-    attention, named = "attention" in row, not _is_rival(row) or row in NAMED
-    color = f"C{(1, 3, 4)[i % 3]}" if _is_rival(row) else _color(row)
+    attention, named = "attention" in row, _is_own(row) or row in NAMED
+    color = _color(row) if _is_own(row) else f"C{(1, 3, 4)[i % 3]}"
     style = dict(color=color, lw=1.5 if row in ASKED else 1)
-    style["ls"] = "--" if attention else "-." if _is_rival(row) else "-"
+    style["ls"] = "--" if attention else "-" if _is_own(row) else "-."
     if not named:
         style = dict(color="0.7", lw=0.6, zorder=1)
     said = f"{told(row)}: {interval_text(r, 'auc')}" + ", one run" * (r.runs_done == 1)
@@ -216,10 +224,31 @@ def roc_sentences(
         printed = _printed_auc(task)
         said.append(f"{task.capitalize()}: AUC {ours}; the paper prints {printed['Ours']:.2f}.")
     printed = _printed_auc("two grades")
-    apart = 100 * (printed["Ours"] - printed["Tiulpin"])
-    if shows := would_show(rivals["two grades"].get("tiulpin"), apart, len(NETWORKS) - 1):
-        said.append(f"Against Tiulpin, in points of 0.01: {shows[0].lower()}{shows[1:]}")
+    lead = f"The paper's lead over Tiulpin is {printed['Ours'] - printed['Tiulpin']:.2f};"
+    if i := rivals["two grades"].get("tiulpin"):
+        least = f"a study of this size shows a lead of {detectable(i, sum(map(_is_rival, NETWORKS)) - 1):.2f}"
+        alone = "a single run of each cannot tell how small a lead would show"
+        said.append(f"{lead} {alone if i.seeds < 2 else f'{least} with 80% power'}.")
     return said
+
+
+def five_sentences(
+    runs: Mapping[str, Predictions],  # of the five-grade task
+    row: str,
+    parts: pd.DataFrame | None,  # from `pair_areas` of that row; None where it was not run
+) -> list[str]:
+    "What the five-grade area is made of, and what a perfect score of the rarest grade would show."
+    if parts is None:
+        return []
+    hard, late = parts.loc[parts.auc.idxmin()], parts[parts.high_grade > 2]
+    severe = runs[row].kl == 4
+    best = wilson(np.ones(severe.sum()), runs[row].participant[severe])
+    return [
+        f"Of the five-grade AUC, {late.share.sum():.0%} are pairs of knees of which one is KL-3 or "
+        f"KL-4, and there no AUC is below {late.auc.min():.3f}; hardest to tell apart are "
+        f"KL-{hard.low_grade:.0f} and KL-{hard.high_grade:.0f} (AUC {hard.auc:.3f}).",
+        f"With {severe.sum()} test knees of KL-4 a perfect score has a lower end of {best.low:.1%}.",
+    ]
 
 # %% ../../nbs/paper/fig8.ipynb #14ad96f8
 def couples(
@@ -324,7 +353,7 @@ def roc_claims(
 def _specs(study):
     "Five grades; the networks of two grades are those of Tables IV and VI."
     five = roc_specs(study)["five grades"]
-    kept = {row: specs for row, specs in five.items() if not _is_rival(row) or row in NAMED}
+    kept = {row: specs for row, specs in five.items() if _is_own(row) or row in NAMED}
     return {f"five grades, {row}": specs for row, specs in kept.items()}
 
 
@@ -340,7 +369,9 @@ def _headlines(read):
         for r in found.rows(f"row == 'Ours, hybrid' and task == '{task}'"):
             said = claims.rows(f"id == '{id}'")[0].verdict
             numbers = r.paper, r.auc, r.auc_low, r.auc_high
-            lines.append(Headline(f"AUC, {task}", *numbers, "AUC", said, found.study))
+            against = against_it(r.runs_done, r.auc_trained)
+            numbers += "AUC", said, found.study
+            lines.append(Headline(f"AUC, {task}", *numbers, trained=against))
     return lines
 
 

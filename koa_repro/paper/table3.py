@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'PLACEMENTS', 'ALL', 'LAST', 'DEPTHS', 'FUSION', 'TABLE3', 'pooling_specs', 'fusion_specs', 'pooling_table',
-           'show', 'pooling_differences', 'differences_beside', 'pooling_claims', 'draw']
+           'show', 'pooling_differences', 'differences_beside', 'fit_sentence', 'pooling_claims', 'draw']
 
 # %% ../../nbs/paper/table3.ipynb #967ce8ac
 from collections.abc import Mapping, Sequence
@@ -138,6 +138,17 @@ def _paper_differences() -> dict[str, float]:
     return six | {"mean": mean, DEPTHS: paper[f"gap {ALL}"] - paper[f"gap {LAST}"]}
 
 # %% ../../nbs/paper/table3.ipynb #87c77b66
+def fit_sentence(mean: Interval | None) -> str:  # of GAP - GMP; empty where it was not run
+    "How far each kind of pooling fits its training knees."
+    if not (mean and len(mean.training) == 2):
+        return ""
+    gap, gmp = (f"{100 * x:.1f}%" for x in mean.training)
+    return (
+        f"In the last epoch {gap} of the training knees were correctly classified with GAP, "
+        f"{gmp} with GMP."
+    )
+
+
 def pooling_claims(found: Mapping[str, Interval], study: Study) -> pd.DataFrame:
     "C01 to C04, decided by their rules."
     six = {p: found[p] for p in PLACEMENTS if p in found}

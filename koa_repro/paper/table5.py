@@ -301,9 +301,13 @@ def cost_sentence(cost: pd.DataFrame, whole: bool, study: Study) -> str:
 
 # %% ../../nbs/paper/table5.ipynb #26576e56
 def _specs(study):
-    "The twelve settings at the weights that the paper prints."
+    "The cells that the profile trains; those of a CPU are the twelve that the paper prints."
     printed = {row: options["weights"] for row, options in table5_options().items()}
-    return {row: specs for (row, t), specs in grid_specs(study).items() if t == printed[row]}
+    return {
+        row if t == printed[row] else f"{row}, weights {t}": specs
+        for (row, t), specs in grid_specs(study).items()
+        if _asked(study, (row, t))
+    }
 
 
 def _lines(read):

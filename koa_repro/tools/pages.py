@@ -226,6 +226,12 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             continue
         why = ": ".join(filter(None, [doubt(h.trained), "this decides no claim"]))
         no = "" if decides(h) and not doubt(h.trained) else f" {why.capitalize()}."
+        if name == "table3":
+            no += "".join(
+                f" On their own training knees the networks reach {fit[0]}% and {fit[1]}%."
+                for r in read("table3_differences").rows("difference == 'mean'")
+                if len(fit := r.training.split(", ")) == 2
+            )
         said.append(
             f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
             f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
@@ -262,7 +268,7 @@ def results_page(folder: Path) -> str:  # Markdown
         parts.append(f"## {e.title}\n\n[{Path(e.notebook).stem}]({e.notebook})\n\n{rows}\n")
     legend = [f"- *{name}*: {PROFILES[name].says}" for name in PROFILES if name in used]
     if old := other_code(folder):
-        legend.append(f"\nMade by other code than this: {', '.join(old)}.")
+        legend.append(f"\nMade by an earlier version of the code: {', '.join(old)}.")
     return "\n".join([_INTRODUCTION, *legend, "", *parts])
 
 
