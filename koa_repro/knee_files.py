@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .duplicates import copies, texture
-from .layouts import ABOUT, AUTOMATIC, LITTER, Listing, gaps, look, split_of
+from .layouts import ABOUT, AUTOMATIC, HINT, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
 from .privacy import code, plain, printable
@@ -351,9 +351,6 @@ def _same_picture(images, frame) -> list[str]:
     return frame.file.iloc[np.unique(pairs[other][["first", "second"]])].tolist()
 
 # %% ../nbs/library/knee_files.ipynb #a505b188
-_HINT = "give the folder that holds train, val and test, or one of pictures with a table"
-
-
 def _looked(source, table) -> Listing:
     "A folder's listing, where it is one set of graded pictures. Raises `FileNotFoundError`."
     found = look(source, table)
@@ -362,7 +359,7 @@ def _looked(source, table) -> Listing:
         raise FileNotFoundError(f"{source} holds {len(found.sets)} sets ({named}): give one.")
     other = any(f for k, f in found.faults.items() if k not in ("unlabelled", "misnamed"))
     if (found.frame.kl < 0).all() and not other and not found.reasons:
-        raise FileNotFoundError(f"{source} holds no graded pictures of knees: {_HINT}.")
+        raise FileNotFoundError(f"{source} holds no graded pictures of knees: {HINT}.")
     auto = found.frame.split == "auto_test"
     found.left.update(dict.fromkeys(found.frame.file[auto], AUTOMATIC))
     found.frame = found.frame[~auto]

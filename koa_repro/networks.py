@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DENSENETS', 'RESNETS', 'VGGS', 'NETWORKS', 'DenseNet', 'ResNet', 'VGG', 'Tiulpin', 'Antony', 'within_share', 'Nasser',
-           'Network', 'names', 'create', 'fitting', 'deviation', 'multiply_adds', 'weigh']
+           'Network', 'create', 'fitting', 'multiply_adds', 'weigh']
 
 # %% ../nbs/library/networks.ipynb #16c00a03
 from collections.abc import Callable
@@ -318,13 +318,8 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def names() -> list[str]:
-    "The networks that `create` knows."
-    return list(NETWORKS)
-
-
 def create(
-    name: str,  # one of `names()`
+    name: str,  # one of `NETWORKS`
     classes: int = 2,  # grades to tell apart
     **options,  # of the network
 ) -> nn.Module:
@@ -335,16 +330,11 @@ def create(
 
 
 def fitting(
-    name: str,  # one of `names()`
+    name: str,  # one of `NETWORKS`
     pixels: int = PATCH,  # side of a patch
 ) -> dict:  # options for `create`
     "What a network of Table IV needs at this size: padding, where its maps would vanish."
     return dict(padding=1) if pixels < NETWORKS[name].smallest else {}
-
-
-def deviation(name: str) -> str:  # one of `names()`
-    "Why a network's size is not the printed one; empty where it agrees."
-    return NETWORKS[name].deviation
 
 # %% ../nbs/library/networks.ipynb #5e592620
 def multiply_adds(

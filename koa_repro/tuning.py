@@ -28,7 +28,7 @@ def table5_options() -> dict[str, dict]:  # row -> options of the hybrid loss
     "The twelve settings of Table V, from the paper's printed numbers."
     found = {}
     for row, part in paper_numbers("V").groupby("row", sort=False):
-        weight, (ratio, _, smoothing) = part.set_index("column").value.astype(float), row.split()
+        weight, (ratio, _, smoothing) = part.set_index("column").value, row.split()
         found[row] = dict(
             ratio=tuple(map(int, ratio.split(":"))),
             smoothing=float(smoothing),

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from koa_repro.results import Entry, entries
+
 N = 200  # knees of a split, two a participant
 
 
@@ -43,3 +45,8 @@ class Made:
         p1 = np.where(hit == (label == 1), 0.9, 0.1)
         file = [f"{i:03d}" for i in range(2 * N)]
         return said(file, np.arange(2 * N).astype(str), label, p1)
+
+
+def entry_of(name: str) -> Entry:
+    "A table or figure of the registry."
+    return next(e for e in entries() if e.name == name)

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import entry_of
 
 from koa_repro.beyond.length import (
-    LENGTH,
     LOSSES,
     chosen_lengths,
     difference_rows,
@@ -81,7 +81,9 @@ def test_the_length_is_chosen_on_validation_alone(study):
     (line,) = length_claim(found, study).to_dict("records")
     assert line["estimate"] == pytest.approx(15) and line["verdict"] == "holds"
     assert (line["epochs hybrid"], line["epochs cross-entropy"]) == (60, 180)
-    (headline,) = LENGTH.headlines(lambda name: Result(length_claim(found, study), "a study"))
+    (headline,) = entry_of("length").headlines(
+        lambda name: Result(length_claim(found, study), "a study")
+    )
     assert headline.estimate == pytest.approx(15) and headline.verdict == "holds"
 
 

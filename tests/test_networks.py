@@ -17,7 +17,6 @@ from koa_repro.networks import (
     create,
     fitting,
     multiply_adds,
-    names,
     weigh,
     within_share,
 )
@@ -61,7 +60,7 @@ def five():
     return make_knees(60, seed=4, grades=GRADES)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_sizes_to_the_parameter(name):
     count, cost = weigh(NETWORKS[name])
     assert cost > 0 and (count == SIZES[name] if name in SIZES else abs(count / 11.37e6 - 1) < 0.01)
@@ -197,7 +196,7 @@ def test_names_are_the_papers():
 
     printed = {n.row for n in NETWORKS.values() if n.printed}
     assert set(paper_numbers("IV").row) == printed
-    assert {n for n in names() if not NETWORKS[n].printed} == {"tiulpin-64"}
+    assert {n for n in NETWORKS if not NETWORKS[n].printed} == {"tiulpin-64"}
 
 
 def test_auxiliary_reaches_the_gradient_and_is_taken_once(knees):
@@ -240,7 +239,7 @@ except ImportError as e:
     assert "pip install monai" in out and out.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_entry_describes_its_network(name):
     "View and layer are the network's own; the layer's map has a height and a width."
     entry = NETWORKS[name]

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import entry_of
 
 from koa_repro.beyond.training_knees import (
-    TRAINING_KNEES,
     minutes_of,
     resampled_interval,
     split_specs,
@@ -45,8 +45,8 @@ def test_what_was_not_run_is_told_and_left_out(tmp_path):
     rows = dict(ce=[run(5), run(6), None], hybrid=[run(7), run(6), run(9)])
     table = split_table(rows)
     assert table.difference.tolist()[:2] == [20, 0] and np.isnan(table.difference[2])
-    (line,) = TRAINING_KNEES.lines(lambda name: Result(table, "a study"))
+    (line,) = entry_of("training_knees").lines(lambda name: Result(table, "a study"))
     assert line.runs == "2 of 3" and line.ours.startswith("+10.00 [")
-    (line,) = TRAINING_KNEES.lines(lambda name: Result(table.iloc[2:], "a study"))
+    (line,) = entry_of("training_knees").lines(lambda name: Result(table.iloc[2:], "a study"))
     assert line.ours == NOT_RUN
     assert np.isnan(minutes_of(specs["ce"][0], []))

@@ -168,7 +168,7 @@ def scale_lines(read) -> list[Line]:
     found = read("scale_cost")
     return [
         Line(
-            f"All runs, {r.profile}, {r.seeds} seed{'s' * (r.seeds > 1)}, eight cores (extrapolated)",
+            f"All runs, {r.profile}, {r.seeds} seed{'s' * (r.seeds > 1)}, eight {CORES}",
             "",
             f"{r.days:,.1f} days",
             f"{r.runs:,} wanted",
