@@ -24,6 +24,7 @@ from koa_repro.results import (
     aligned,
     claim_line,
     convergence,
+    detectable,
     hybrid_specs,
     interval_text,
     label,
