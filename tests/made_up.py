@@ -1,11 +1,16 @@
-"""Runs that were never made, with predictions whose accuracy is known."""
+"""Runs that were never made, with predictions whose accuracy is known; pictures of no knee."""
 
+import io
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import FileDataset, FileMetaDataset
 
+from koa_repro.radiographs import TEMPLATE
 from koa_repro.results import Entry, entries
 
 N = 200  # knees of a split, two a participant
@@ -50,3 +55,38 @@ class Made:
 def entry_of(name: str) -> Entry:
     "A table or figure of the registry."
     return next(e for e in entries() if e.name == name)
+
+
+def picture(seed=0, edge=224, noise=8):
+    "A synthetic picture with a knee's coarse brightness, uint8."
+    smooth = Image.fromarray((128 + 5 * TEMPLATE).astype(np.uint8))
+    smooth = np.asarray(smooth.resize((edge, edge), Image.Resampling.BICUBIC))
+    noise = np.random.default_rng(seed).normal(0, noise, (edge, edge))
+    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+
+def dataset(stored, kind="MONOCHROME2", bits=12, compress=None, **tags) -> FileDataset:
+    "A DICOM file of stored values; tags by their names."
+    file = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    file.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    file.Rows, file.Columns = stored.shape[:2]
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
+    file.BitsAllocated, file.BitsStored, file.HighBit = (8 if bits == 8 else 16), bits, bits - 1
+    file.PixelRepresentation = signed = tags.get("PixelRepresentation", 0)
+    file.PixelData = stored.astype("u1" if bits == 8 else "<i2" if signed else "<u2").tobytes()
+    for tag, value in tags.items():
+        setattr(file, tag, value)
+    if compress:
+        file.compress(compress)
+    return file
+
+
+def written(file) -> bytes:
+    "The bytes of a DICOM file."
+    file.save_as(buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def dicom(path, stored, **more):
+    "A DICOM file of stored values; more as in `dataset`."
+    path.write_bytes(written(dataset(stored, **more)))

@@ -10,16 +10,16 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import dicom
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
-from test_knees import dicom
 from test_layouts import KNEES, NAMES, tree
 
 from koa_repro.check import as_page, as_text, contact_sheet, examine, find, write_report
 from koa_repro.data import load_knees
 from koa_repro.layouts import ABOUT, look
 from koa_repro.letters import side_letters
-from koa_repro.paths import manifests, repository
-from koa_repro.privacy import code
+from koa_repro.paths import repository
+from koa_repro.privacy import code, published_knees
 from koa_repro.tools.koa import main
 
 
@@ -251,7 +251,7 @@ def test_the_kaggle_copy_is_the_published_set(knees_folder, tmp_path):
     assert len(found.frame) == 8260 + 753 and not any(found.faults.values())
     assert found.root == root and found.sets == [""]
     columns = ["file", "participant", "side", "kl", "split"]
-    listed = pd.read_csv(manifests() / "kl224.csv", dtype=dict(participant=str))[columns]
+    listed = published_knees()[columns]
     knees = found.frame.loc[found.frame.split != "auto_test", columns]
     assert sorted(map(tuple, knees.values)) == sorted(map(tuple, listed.values))
 

@@ -40,6 +40,7 @@ from koa_repro.paper.fig8 import (
     show_auc,
 )
 from koa_repro.paths import manifests
+from koa_repro.privacy import published_knees
 from koa_repro.runs import Run, find, make_run, reopen, write_run
 from koa_repro.specs import NETWORKS
 from koa_repro.stats import Interval, Predictions, cohen_kappa, delong_interval, draws, percentile
@@ -559,7 +560,7 @@ def test_a_planted_difference_is_found():
 
 
 def test_the_exposure_of_the_published_test_knees():
-    facts, grey = pd.read_csv(manifests() / "kl224.csv"), pd.read_csv(manifests() / "exposure.csv")
+    facts, grey = published_knees(), pd.read_csv(manifests() / "exposure.csv")
     assert set(grey.file) == set(facts.file[facts.split == "test"]) and grey.file.is_unique
     assert (
         list(grey) == ["file", "grey"] and grey.grey.between(0, 1).all() and grey.grey.std() > 0.05

@@ -9,8 +9,8 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import dicom, picture
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 
 from koa_repro.data import EXAMPLES, assign_splits, example_knees, load_knees
 from koa_repro.data_sets import DATA_SETS, DataSet, data_set
@@ -25,39 +25,9 @@ from koa_repro.knee_files import (
 )
 from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, cut_patches
 from koa_repro.paths import digest, manifests
-from koa_repro.radiographs import TEMPLATE, UnreadableRadiograph, polarity, read_radiograph
+from koa_repro.privacy import published_knees
+from koa_repro.radiographs import UnreadableRadiograph, polarity, read_radiograph
 from koa_repro.splits import RATIO
-
-
-def picture(seed=0, edge=224, noise=8):
-    "A synthetic picture with a knee's coarse brightness, uint8."
-    smooth = Image.fromarray((128 + 5 * TEMPLATE).astype(np.uint8)).resize(
-        (edge, edge), Image.Resampling.BICUBIC
-    )
-    return np.clip(
-        np.asarray(smooth) + np.random.default_rng(seed).normal(0, noise, (edge, edge)), 0, 255
-    ).astype(np.uint8)
-
-
-def dicom(path, stored, kind="MONOCHROME2", bits=12, **tags):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = tags.pop("syntax", pydicom.uid.ExplicitVRLittleEndian)
-    file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    file.Rows, file.Columns = stored.shape[:2]
-    file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = (
-        (8 if bits == 8 else 16),
-        bits,
-        bits - 1,
-        0,
-    )
-    file.PixelData = stored.astype(
-        "u1" if bits == 8 else "<i2" if tags.get("PixelRepresentation") else "<u2"
-    ).tobytes()
-    for tag, value in tags.items():
-        setattr(file, tag, value)
-    file.save_as(path, little_endian=True, implicit_vr=False)
-
 
 NAMES = [
     f"{split}/{grade}/p{i}{side}.png"
@@ -365,19 +335,15 @@ def test_real_knees_is_told(monkeypatch, tmp_path):
 
 
 def test_the_committed_manifest():
-    table = pd.read_csv(manifests() / "kl224.csv", dtype=str)
-    assert (
-        len(table) == table.file.nunique() == 8260
-        and table.sha256.str.fullmatch("[0-9a-f]{64}").all()
-        and (table.inverted == "True").sum() == 110
-    )
-    assert (
-        table.file == table.split + "/" + table.kl + "/" + table.participant + table.side + ".png"
-    ).all()
-    assert (
-        table.groupby("participant").split.nunique().max() == 1
-        and table.groupby("participant").side.nunique().min() == 2
-    )
+    table = published_knees()
+    assert len(table) == table.file.nunique() == 8260 and table.inverted.sum() == 110
+    assert table.sha256.str.fullmatch("[0-9a-f]{64}").all()
+    folder = table.split + "/" + table.kl.astype(str) + "/"
+    assert (table.file == folder + table.participant + table.side + ".png").all()
+    assert table.groupby("participant").split.nunique().max() == 1
+    assert table.groupby("participant").side.nunique().min() == 2
+    train = table[table.split == "train"].kl.value_counts().sort_index()
+    assert train.tolist() == [2286, 1046, 1516, 757, 173]
 
 
 def test_a_file_that_the_manifest_calls_a_knee_is_not_looked_at_again(folder):
@@ -581,7 +547,7 @@ def test_bad_patches_are_refused():
 
 def test_the_eight_examples_are_the_published_files():
     knees = example_knees()
-    table = pd.read_csv(manifests() / "kl224.csv", dtype=dict(participant=str)).set_index("file")
+    table = published_knees().set_index("file")
     assert knees.file.tolist() == [f"test/{name}.png" for name in EXAMPLES]
     assert knees.sha256.tolist() == table.sha256[knees.file].tolist()
     assert knees.kl.tolist() == [0] * 4 + [2] * 4 and set(knees.split) == {"test"}

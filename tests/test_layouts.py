@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import dicom
 from PIL import Image
 
 from koa_repro.data import load_knees, scan
@@ -196,8 +197,6 @@ def test_hashes_of_a_table_are_compared(tmp_path):
 
 
 def test_dicom_without_suffix_and_side_from_the_tag(tmp_path):
-    from test_knees import dicom
-
     root = tree(tmp_path / "knees", NAMES[:5])
     (root / "test/2").mkdir()
     dicom(root / "test/2/IM0001", KNEES[7], bits=8, ImageLaterality="R")

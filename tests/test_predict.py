@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
+from made_up import dicom
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from koa_repro import predict as films
 from koa_repro.data import example_knees, real_knees
@@ -44,22 +42,6 @@ def folder(tmp_path, film):
     (source / ".DS_Store").write_bytes(b"x")
     (source / "notes.txt").write_text("no picture")
     return source
-
-
-def dicom(path, grey, **tags):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SOPClassUID, ds.Modality, ds.BodyPartExamined = meta.MediaStorageSOPClassUID, "DX", "KNEE"
-    ds.Rows, ds.Columns = grey.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
-    ds.PixelData = grey.tobytes() + b"\0" * (grey.size % 2)
-    for name, value in tags.items():
-        setattr(ds, name, value)
-    pydicom.dcmwrite(path, ds)
 
 
 def test_a_folder_gives_a_row_a_knee_and_a_reason_for_every_file_without(folder, tmp_path):

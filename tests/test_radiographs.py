@@ -11,21 +11,21 @@ import sys
 import warnings
 import zlib
 
+import made_up
 import numpy as np
-import pandas as pd
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import picture, written
 from PIL import Image, ImageDraw
 from pydicom import uid
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset
 
 from koa_repro.data import example_knees
-from koa_repro.paths import manifests
 from koa_repro.pictures import LARGEST, LARGEST_FILE, LEVELS
+from koa_repro.privacy import published_knees
 from koa_repro.radiographs import (
-    TEMPLATE,
     UnreadableRadiograph,
     as_knee,
     decode,
@@ -35,37 +35,12 @@ from koa_repro.radiographs import (
 )
 from koa_repro.recognition import A_KNEE, LIMITS, SURE, measures
 
-
-def picture(seed=0, edge=224, noise=8):
-    "A synthetic picture with a knee's coarse brightness, uint8."
-    smooth = Image.fromarray((128 + 5 * TEMPLATE).astype(np.uint8))
-    smooth = np.asarray(smooth.resize((edge, edge), Image.Resampling.BICUBIC))
-    noise = np.random.default_rng(seed).normal(0, noise, (edge, edge))
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
-
-
 KNEE = picture()
 TWELVE = np.round(KNEE / 255 * 4095).astype(int)
 
 
-def dataset(stored=TWELVE, kind="MONOCHROME2", bits=12, compress=None, **tags):
-    file = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
-    file.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    file.Rows, file.Columns = stored.shape[:2]
-    file.SamplesPerPixel, file.PhotometricInterpretation = 1, kind
-    file.BitsAllocated, file.BitsStored, file.HighBit = (8 if bits == 8 else 16), bits, bits - 1
-    file.PixelRepresentation = signed = tags.get("PixelRepresentation", 0)
-    file.PixelData = stored.astype("u1" if bits == 8 else "<i2" if signed else "<u2").tobytes()
-    for tag, value in tags.items():
-        setattr(file, tag, value)
-    if compress:
-        file.compress(compress)
-    return file
-
-
-def written(file) -> bytes:
-    file.save_as(buffer := io.BytesIO())
-    return buffer.getvalue()
+def dataset(stored=TWELVE, *args, **more):
+    return made_up.dataset(stored, *args, **more)
 
 
 def grey(*args, **tags):
@@ -848,7 +823,7 @@ PUBLISHED = "6aa8c56325a9c7311910c0000c616d168e98f2dba679bfa19541cf0298b081eb"  
 
 def test_published_knees_are_what_the_reference_runs_saw(knees_folder):
     "Byte for byte, and the inverted ones among them; knee_files' notebook compares all 8,260."
-    listed = pd.read_csv(manifests() / "kl224.csv").sort_values("file")[::8]
+    listed = published_knees().sort_values("file")[::8]
     digest, inverted = hashlib.sha256(), []
     for file in listed.file:
         knee = as_knee(decode(file_bytes(knees_folder / file))[0])

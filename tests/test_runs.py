@@ -58,15 +58,21 @@ def whole(knees, spec, tmp_path_factory):
 
 
 SCRIPT = """
-import sys
+import os, signal, sys
 from dataclasses import replace
 import joblib, torch
 from koa_repro.executors import ensure
+from koa_repro.fitting import Resumable
 from koa_repro.runs import read_spec
 
 if __name__ == "__main__":
     spec, knees = joblib.load(sys.argv[1])
     seeds = map(int, sys.argv[4:])
+    if stop := int(os.environ.get("KOA_TEST_STOP", 0)):  # wait to be killed after this epoch
+        epoch = Resumable.run_epoch
+        Resumable.run_epoch = lambda self, *a: (
+            signal.pause() if self.epoch == stop else epoch(self, *a)
+        )
     torch.set_num_threads(int(sys.argv[3]))
     ensure([replace(spec, seed=s) for s in seeds], sys.argv[2], knees, "local", progress=False)
     assert "torch._dynamo" not in sys.modules  # the compiler takes as long to load as PyTorch
@@ -98,7 +104,7 @@ def test_killed_run_goes_on_to_the_same_weights(knees, spec, whole, tmp_path):
     assert (
         make_run(spec, knees, store, progress=False, device="cpu", stop_after=1) is None
     )  # leaves a checkpoint of epoch 1
-    job = start_process(tmp_path / "ask", spec, knees, store)
+    job = start_process(tmp_path / "ask", spec, knees, store, KOA_TEST_STOP="2")
     wait_until(lambda: state_of(spec, store).epoch == 2, job)
     job.send_signal(signal.SIGKILL)
     job.wait()

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from koa_repro import comparison as C
 from koa_repro.paper import table7 as R
-from koa_repro.paths import manifests
+from koa_repro.privacy import published_knees
 from koa_repro.readings import (
     Panel,
     draw_study,
@@ -35,7 +35,7 @@ RATES = pd.DataFrame(dict(sensitivity=[0.91, 0.8], specificity=[0.93, 0.99]), in
 @pytest.fixture(scope="module")
 def public():
     "The facts of the published knees; no image is needed."
-    return pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    return published_knees()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from koa_repro.beyond.twin_leak import (
     partner_share,
 )
 from koa_repro.data import assign_splits
-from koa_repro.paths import manifests
+from koa_repro.privacy import published_knees
 from koa_repro.results import rows_of
 from koa_repro.runs import knees_id
 from koa_repro.stats import draws
@@ -33,7 +33,7 @@ from koa_repro.study import Study, study_frame, study_knees, study_spec
 @pytest.fixture(scope="module")
 def public():
     "The facts of the published knees of grades 0 and 2; no image is needed."
-    frame = pd.read_csv(manifests() / "kl224.csv", dtype={"participant": str})
+    frame = published_knees()
     return frame[frame.kl.isin((0, 2))]
 
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..class_maps import class_map_frames, mean_maps, share_of
+from ..class_maps import class_map_frames, deepest_cells, mean_maps, share_of
 from ..explain import draw_class_map, strongest
 from koa_repro.features import (
     MEASURES,
@@ -132,7 +132,7 @@ def feature_claims(
 ) -> pd.DataFrame:  # id, claim, holds_when, ours, verdict
     "C13, decided by its rule."
     parts = [turned(found["scatter", "difference"]), found["knn", "difference"]] if found else []
-    named = zip(("scatter ratio, turned:", "kNN accuracy:"), parts)
+    named = zip(("scatter ratio, sign reversed:", "kNN accuracy:"), parts)
     says = "; ".join(f"{name} {interval_text(i.row(), digits=3, sign='+')}" for name, i in named)
     return pd.DataFrame([claim_line("C13", says or NOT_RUN, parts, study)])
 
@@ -288,16 +288,14 @@ def draw_maps(
 ):
     "Mean class maps by loss and grade, on one scale."
     maps = {loss: mean_maps(row, sets[loss].runs[0]) for loss, row in seen.items()}
-    stack = [m for of in maps.values() for m in of.values()]
-    limit = 1e4 * strongest(stack)
+    limit = 1e4 * strongest([m for of in maps.values() for m in of.values()])
+    cells = deepest_cells(sets["ce"].runs[0])
     fig, axes = plt.subplots(2, 2, figsize=(PAGE, 4))
     for line, (loss, of) in zip(axes, maps.items()):
         line[0].set_ylabel(LOSS_NAMES[loss])
         for ax, (kl, m) in zip(line, of.items()):
             shown = draw_class_map(ax, 1e4 * m, knee, limit, rows=(88, 240))
-            ax.contour(
-                np.any(stack, 0).astype(float), [0.5], colors="k", linewidths=0.6, linestyles=":"
-            )
+            ax.contour(cells, [0.5], colors="k", linewidths=0.6, linestyles=":")
             ax.set_xlabel(f"sum {m.sum():+.2f} SD")
     for ax, kl in zip(axes[0], of):
         ax.set_title(f"KL-{kl} knees", pad=14)
