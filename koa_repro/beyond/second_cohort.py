@@ -143,7 +143,7 @@ def answer_cohort(
     return (
         f"**Order.** AUC for KL-0 against KL-2 {text(second, 'AUC')} on {knees[second]} films, "
         f"{text(first, 'AUC')} on {knees[first]:,} public test knees.\n\n"
-        f"**Threshold.** From a probability of one half the networks call KL-2: {', '.join(called)}."
+        f"**Threshold.** From a probability of one half they call KL-2: {', '.join(called)}."
         f" Accuracy for KL-0 against KL-2 is {text(second, 'accuracy')}, "
         f"{'below' if right < alone else 'not below'} the {alone:.3f} of one who calls every film "
         f"KL-0; on the public test knees it is {text(first, 'accuracy')}.\n\n"
