@@ -144,10 +144,11 @@ def show_cam(table: pd.DataFrame) -> pd.DataFrame:
     lines, said = [], dict(Ours="most precise", Tiulpin="less precise than Ours")
     for _, r in table.iterrows():
         difference = interval_text(r, "difference", sign="+") if pd.notna(r.difference) else ""
-        alone = " (one run of each)" if r.seeds_both == 1 else ""
+        if r.seeds_both == 1:
+            difference = f"{r.difference:+.2f} (one run of each)"
         line = {"network": label(r.row), "paper": said.get(r.row, "")}
         line |= {"preference": interval_text(r, "preference"), "runs": runs_of(r)}
-        line["Ours minus it (Holm)"] = difference + alone
+        line["Ours minus it (Holm)"] = difference
         line["random weights"] = interval_text(r, "untrained") if r.runs_done else ""
         line["largest possible"] = f"{r.ceiling:.2f}" if r.runs_done else ""
         lines.append(line)
@@ -202,11 +203,16 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
         return []
     low, high = ours.preference_low, ours.preference_high
     leans = "towards the joint" if low > 1 else "away from it" if high < 1 else "neither way"
+    runs = ", ".join(f"{x:.2f}" for x in levels["Ours", MAIN].per_seed)
+    beside = [
+        f"{label(r.row)} {r.preference:.2f}"
+        for r in table.itertuples()
+        if r.runs_done and r.row != "Ours"
+    ]
     said = [
         f"Ours has a preference of {interval_text(ours, 'preference')}, which leans {leans}; "
-        f"with random weights it has {interval_text(ours, 'untrained')}. Run by run it is "
-        + ", ".join(f"{x:.2f}" for x in levels["Ours", MAIN].per_seed)
-        + "."
+        f"with random weights it has {interval_text(ours, 'untrained')}. Run by run it is {runs}; "
+        f"beside it stand {', '.join(beside) or 'none'}."
     ]
     sign = lambda row, r: np.sign(apart[row, r].estimate)
     turns = {r for row, r in apart if sign(row, r) != sign(row, MAIN)}
@@ -216,14 +222,19 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
     ]
 
 # %% ../../nbs/paper/fig4.ipynb #28ca0a38
+def _middle(done):
+    "Of a network's runs the one whose preference is in the middle."
+    return sorted(done, key=lambda t: np.nanmean(preference(t[0], MAIN)))[(len(done) - 1) // 2]
+
+
 def draw_cams(
     seen: Looked,
     title: str,
     images: Mapping[str, np.ndarray],  # from `radiographs`; a mean outline for what is missing
 ):
     "Fig. 4: the kept maps of every network that was run, on the radiographs."
-    first = {row: next(filter(None, s), None) for row, s in seen.items()}
-    first = {row: t[1].set_index(["name", "kl"])["values"] for row, t in first.items() if t}
+    shown = {row: _middle([t for t in s if t]) for row, s in seen.items() if any(s)}
+    first = {row: t[1].set_index(["name", "kl"])["values"] for row, t in shown.items()}
     lines = [key for key in next(iter(first.values())).index if key[0] != "mean"]
     size = (PAGE, PAGE * len(lines) / len(first) + 0.7)
     fig, axes = plt.subplots(len(lines), len(first), figsize=size, squeeze=False)
