@@ -59,6 +59,7 @@ from koa_repro.study import (
     study_knees,
     study_runs,
     study_spec,
+    study_specs,
 )
 from .training import draw_epoch, set_aside
 
@@ -248,10 +249,7 @@ def comparison_specs(
     further = [n.row for n in NETWORKS.values() if not n.printed]
     options = {ATTENTION: dict(attention="ca8")}
     return {
-        row: [
-            study_spec(study, seed, network=network_of(row), options=options.get(row, {}))
-            for seed in range(study.seeds)
-        ]
+        row: study_specs(study, network=network_of(row), options=options.get(row, {}))
         for row in ("Ours", ATTENTION, *others(), *further)
     }
 
@@ -269,9 +267,8 @@ def hybrid_specs(
     str, list[RunSpec]
 ]:  # "Ours, ce", "Ours, hybrid" and the same of the variant -> one spec a seed
     "The last row of Table VI under both losses, in both variants of the network."
-    of = lambda seed, **changes: study_spec(study, seed, grades=grades, **changes)
     return {
-        f"{name}, {loss}": [of(seed, loss=loss, options=options) for seed in range(study.seeds)]
+        f"{name}, {loss}": study_specs(study, grades=grades, loss=loss, options=options)
         for name, options in VARIANTS.items()
         for loss in LOSS_NAMES
     }
@@ -328,10 +325,8 @@ def confidence_specs(
         even=dict(loss="hybrid", loss_options=dict(weights=EVEN)),
         slice=dict(loss="hybrid", recipe=replace(study.settings.recipe, targets="slice")),
     )
+    specs = {row: study_specs(study, **change) for row, change in changes.items()}
     seeds = range(study.seeds)
-    specs = {
-        row: [study_spec(study, s, **change) for s in seeds] for row, change in changes.items()
-    }
     fewer = [study_spec(study, s, split=slice_left_out(s), loss="hybrid") for s in seeds]
     return specs | dict(fewer=fewer)
 

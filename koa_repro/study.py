@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NARROW', 'PROFILES', 'OWN_SPLITS', 'Profile', 'profile_named', 'Study', 'check_published', 'study_knees',
-           'study_frame', 'study_spec', 'look_up', 'study_runs', 'notebook_study']
+           'study_frame', 'study_spec', 'look_up', 'study_runs', 'study_specs', 'notebook_study']
 
 # %% ../nbs/library/study.ipynb #c45e18d6
 import ast
@@ -282,6 +282,14 @@ def study_runs(
         lambda spec: study_knees(study, spec.grades, spec.split),
         executor=study.executor,
     )
+
+
+def study_specs(
+    study: Study,
+    **changes,  # as `study_spec` takes them
+) -> list[RunSpec]:
+    "The same, one spec a seed."
+    return [study_spec(study, seed, **changes) for seed in range(study.seeds)]
 
 # %% ../nbs/library/study.ipynb #08a31650
 def notebook_study(

@@ -19,7 +19,7 @@ from .claims import paper_numbers
 from .runs import Run
 from .specs import RunSpec
 from .stats import Predictions
-from .study import NARROW, OWN_SPLITS, Profile, Study, study_spec
+from .study import NARROW, OWN_SPLITS, Profile, Study, study_specs
 from .training import Recipe
 
 # %% ../nbs/library/tuning.ipynb #88386bdd
@@ -49,10 +49,9 @@ def grid_specs(
 ) -> dict[Cell, list[RunSpec]]:  # (row, triple) -> one spec a seed
     "The whole grid behind Table V."
     return {
-        (row, triple): [
-            study_spec(study, seed, loss="hybrid", loss_options=options | dict(weights=triple))
-            for seed in range(study.seeds)
-        ]
+        (row, triple): study_specs(
+            study, loss="hybrid", loss_options=options | dict(weights=triple)
+        )
         for row, options in table5_options().items()
         for triple in TRIPLES
     }

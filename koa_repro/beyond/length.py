@@ -37,7 +37,7 @@ from koa_repro.results import (
 )
 from ..runs import RunSpec
 from ..stats import bootstrap_interval, paired_difference, stack
-from ..study import Study, study_spec
+from ..study import Study, study_specs
 
 # %% ../../nbs/beyond/length.ipynb #40a55f46
 LOSSES = {
@@ -58,10 +58,7 @@ def length_specs(study: Study) -> dict[tuple, list[RunSpec]]:  # (loss, epochs) 
     "Every loss at every length."
     recipe = study.settings.recipe
     return {
-        (loss, epochs): [
-            study_spec(study, seed, recipe=replace(recipe, epochs=epochs), **change)
-            for seed in range(study.seeds)
-        ]
+        (loss, epochs): study_specs(study, recipe=replace(recipe, epochs=epochs), **change)
         for epochs in lengths(study)
         for loss, change in LOSSES.items()
     }

@@ -45,7 +45,7 @@ from koa_repro.results import (
 from ..runs import RunSpec
 from ..specs import build_trainer
 from ..stats import Interval, bootstrap_interval, draws, paired_difference, spearman_of
-from ..study import Study, study_knees, study_spec
+from ..study import Study, study_knees, study_specs
 from ..training import Recipe, fit, predict
 
 # %% ../../nbs/beyond/phantom_doubt.ipynb #de276ceb
@@ -122,10 +122,7 @@ def witness_specs(
     study: Study, recipe: Recipe
 ) -> dict[str, list[RunSpec]]:  # "ce", "hybrid" -> one spec a seed
     return {
-        loss: [
-            study_spec(study, seed, loss=loss, recipe=recipe, precision="float32")
-            for seed in range(study.seeds)
-        ]
+        loss: study_specs(study, loss=loss, recipe=recipe, precision="float32")
         for loss in LOSS_NAMES
     }
 

@@ -38,7 +38,7 @@ from koa_repro.results import (
 )
 from ..runs import Run, RunSpec, find, make_run, partial_of, references
 from ..stats import Interval, bootstrap_interval
-from ..study import Study, look_up, study_knees, study_spec
+from ..study import Study, look_up, study_knees, study_spec, study_specs
 from ..training import NonFiniteLoss
 from ..tuning import PAPERS, TRIPLES, grid_specs, scale_of, two_cuts, whole_parts
 
@@ -604,10 +604,7 @@ PARTITIONS = {"7:2:1": {}, "adaptive": dict(order="adaptive")}
 def partition_specs(study: Study) -> dict[str, list[RunSpec]]:
     "The paper's partition and the one that follows, one spec a seed."
     return {
-        name: [
-            study_spec(study, seed, loss="hybrid", loss_options=o) for seed in range(study.seeds)
-        ]
-        for name, o in PARTITIONS.items()
+        name: study_specs(study, loss="hybrid", loss_options=o) for name, o in PARTITIONS.items()
     }
 
 

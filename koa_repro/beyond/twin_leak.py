@@ -41,7 +41,7 @@ from koa_repro.stats import (
     percentile,
     stack,
 )
-from ..study import OWN_SPLITS, Study, study_frame, study_spec
+from ..study import OWN_SPLITS, Study, study_frame, study_specs
 
 # %% ../../nbs/beyond/twin_leak.ipynb #d29ba24b
 def partner_share(
@@ -166,10 +166,7 @@ def crossover_specs(
     **changes,  # any field of RunSpec, for both networks
 ) -> dict[str, list[RunSpec]]:  # one of ARMS -> one spec a seed
     "Both networks of the crossover. The split is the same for all seeds, as the other splits are."
-    return {
-        arm: [study_spec(study, seed, split=arm, **changes) for seed in range(study.seeds)]
-        for arm in ARMS
-    }
+    return {arm: study_specs(study, split=arm, **changes) for arm in ARMS}
 
 # %% ../../nbs/beyond/twin_leak.ipynb #3f314fec
 MEASURES = {

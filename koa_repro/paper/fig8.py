@@ -50,7 +50,7 @@ from koa_repro.stats import (
     stack,
     wilson,
 )
-from ..study import Study, look_up, study_spec
+from ..study import Study, look_up, study_specs
 
 # %% ../../nbs/paper/fig8.ipynb #1c4b97e0
 LEAD = "Ours, hybrid"  # what the paper's figure calls "Ours"
@@ -80,9 +80,9 @@ def roc_specs(
     """Every row of Fig. 8: ours in both variants and under both losses, then the other networks
     with cross-entropy. A network that the library does not know has no spec."""
     others = [n for n in dict.fromkeys([*NAMED, *NETWORKS]) if n not in (LEAD, RunSpec.network)]
-    seeds, found = range(study.seeds), {}
+    found = {}
     for task, grades in TASKS.items():
-        of = lambda n: [study_spec(study, s, grades=grades, network=n) for s in seeds]
+        of = lambda n: study_specs(study, grades=grades, network=n)
         found[task] = dict(hybrid_specs(study, grades)) | {
             n: of(n) if n in NETWORKS else [] for n in others
         }

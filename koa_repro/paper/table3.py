@@ -33,7 +33,7 @@ from koa_repro.results import (
 )
 from ..runs import RunSpec
 from ..stats import Interval, bootstrap_metrics, holm_intervals, mean_difference, stack
-from ..study import Study, study_spec
+from ..study import Study, study_specs
 
 # %% ../../nbs/paper/table3.ipynb #990ec494
 PLACEMENTS = {
@@ -48,10 +48,7 @@ FUSION = "concatenation - addition"  # and that of claim C04
 def pooling_specs(study: Study) -> dict[str, list[RunSpec]]:
     'Table III\'s twelve rows, "gap P4" to "gmp P1+P2+P3+P4": one spec a seed.'
     return {
-        f"{pool} {name}": [
-            study_spec(study, seed, options=dict(pool=pool, positions=positions))
-            for seed in range(study.seeds)
-        ]
+        f"{pool} {name}": study_specs(study, options=dict(pool=pool, positions=positions))
         for name, positions in PLACEMENTS.items()
         for pool in ("gap", "gmp")
     }
@@ -59,8 +56,7 @@ def pooling_specs(study: Study) -> dict[str, list[RunSpec]]:
 
 def fusion_specs(study: Study) -> dict[str, list[RunSpec]]:  # "concat" -> one spec a seed
     "The last row with GAP, its branches' vectors concatenated in place of added (Section II-A)."
-    options = dict(fusion="concat")
-    return {"concat": [study_spec(study, s, options=options) for s in range(study.seeds)]}
+    return {"concat": study_specs(study, options=dict(fusion="concat"))}
 
 
 def _specs(study: Study) -> dict[str, list[RunSpec]]:

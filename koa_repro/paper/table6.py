@@ -38,7 +38,7 @@ from koa_repro.results import (
 )
 from ..runs import RunSpec
 from ..stats import Interval, bootstrap_interval, holm_intervals
-from ..study import Study, study_spec
+from ..study import Study, study_spec, study_specs
 
 # %% ../../nbs/paper/table6.ipynb #7d614cf5
 def applied() -> list[str]:
@@ -51,10 +51,7 @@ def applied_specs(study: Study) -> dict[str, list[RunSpec]]:
     "Tiulpin, ce", "Tiulpin, hybrid", ... -> one spec a seed."""
     best_first = _printed().drop("Ours").sort_values("paper_ce", ascending=False)
     return {
-        f"{name}, {loss}": [
-            study_spec(study, seed, network=network_of(name), loss=loss)
-            for seed in range(study.seeds)
-        ]
+        f"{name}, {loss}": study_specs(study, network=network_of(name), loss=loss)
         for name in best_first.index
         for loss in LOSS_NAMES
     }
