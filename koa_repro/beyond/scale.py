@@ -98,6 +98,7 @@ def draw_scale(study: Study) -> plt.Figure:
     area = m[m.pixels == side[-1]].knee_seconds.median() * (side / side[-1]) ** 2
     left.plot(side, 1000 * area, "-", color=COLORS["paper"], lw=1)
     left.set(xscale="log", yscale="log", ylabel="milliseconds a knee and pass")
+    left.set(yticks=(5, 10, 20, 40), yticklabels=(5, 10, 20, 40))
     middle.set(xscale="log", ylabel="seconds beside training")
     middle.set_ylim(0)
     middle.legend(title="knees")
@@ -110,12 +111,12 @@ def draw_scale(study: Study) -> plt.Figure:
         (line,) = right.plot(part.workers, part.days, marks[minutes] + "-", ms=4, lw=1)
         name = f"{place}, {minutes:,.0f} min a run"
         lowest = minutes == whole.minutes_a_run.min()
-        at = part.workers.iloc[0], part.days.iloc[0] * (0.3 if lowest else 1.6)
+        at = part.workers.iloc[0], part.days.iloc[0] * (0.03 if lowest else 1.6)
         right.annotate(name, at, fontsize=7, color=line.get_color())
     right.set(xscale="log", yscale="log", xlabel="runs at a time", ylabel="days for all runs")
     right.set(xticks=WORKERS, xticklabels=WORKERS)
     right.minorticks_off()
-    right.set_ylim(top=4 * whole.days.max())
+    right.set_ylim(0.02 * whole.days[whole.workers == 1].min(), 4 * whole.days.max())
     for ax, letter in zip((left, middle, right), "abc"):
         ax.set_title(letter, loc="left", fontweight="bold")
     return fig
