@@ -188,14 +188,16 @@ class Reading:
     rows: list[dict]  # as `predict` returns them
     spots: list[Spot]
     image: np.ndarray | None  # (H, W) uint8, bone bright; None where it could not be read
-    maps: Sequence[np.ndarray]  # N of (300, 300)
+    maps: np.ndarray  # (N, 300, 300)
 
 
 def read_file(path: str | Path, grader: Grader | None = None) -> Reading:
     "One file, read and graded. Nothing is raised for a bad file: its row says what is wrong."
     path, grader = Path(path), grader or own_grader()
     name = readable(str(path))
-    failed = lambda why, image=None: Reading([dict(file=name, notes=why)], [], image, [])
+    failed = lambda why, image=None: Reading(
+        [dict(file=name, notes=why)], [], image, np.empty((0, 300, 300))
+    )
     try:
         spots, image = spots_of(*_grey(path))
     except (UnreadableRadiograph, FileNotFoundError) as e:

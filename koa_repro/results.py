@@ -111,7 +111,7 @@ def shared_seeds(
 
 
 def row_difference(
-    rows: Mapping[str, Sequence[Run | None]],
+    rows: Rows,
     a: str,
     b: str,  # two rows
     weights: str = "reported",
@@ -344,7 +344,7 @@ def in_force(
 
 
 def each_run(
-    rows: Mapping[str, Sequence[Run | None]],
+    rows: Rows,
     names: Iterable[str],  # of rows
 ) -> list[tuple[str, int, Run]]:  # row, seed, run
     "The runs of these rows that are there."
@@ -373,7 +373,7 @@ def one_step(
 def steps_of(
     study: Study,
     specs: Mapping[str, Sequence[RunSpec]],
-    rows: Mapping[str, Sequence[Run | None]],  # from `rows_here`
+    rows: Rows,  # from `rows_of`
 ) -> dict[str, float]:  # row -> loss of the one step; empty but in the smoke profile
     "One step of every network that the smoke profile does not train."
     if study.profile != "smoke" or study.data == "reference":
@@ -394,7 +394,7 @@ def state_of_row(row: str, rows: Mapping, steps: Mapping) -> str:
 
 # %% ../nbs/library/results.ipynb #4922ac41
 def by_seed(
-    rows: Mapping[str, Sequence[Run | None]],  # from `rows_of`
+    rows: Rows,  # from `rows_of`
     split: str = "test",  # or "val"
     weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
 ) -> dict[str, dict[int, Predictions]]:  # row -> seed -> predictions of one run
@@ -767,10 +767,11 @@ class Headline:
 
 def against_it(
     seeds: float,  # training runs behind each side
-    trained: str,  # one of `stats.TRAINED`, or empty
+    trained: str,  # one of `stats.TRAINED`; empty or missing where it is not known
 ) -> str:  # empty where nothing does
     "What stands against a headline number."
-    return "; ".join(["single runs"] * (seeds == 1) + [trained] * bool(trained))
+    why = "" if pd.isna(trained) else doubt(trained)
+    return "; ".join(filter(None, ["single runs" if seeds == 1 else "", why]))
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,7 @@ def study_specs(
     study: Study,
     **changes,  # as `study_spec` takes them
 ) -> list[RunSpec]:
-    "The same, one spec a seed."
+    "What `study_spec` gives, one spec a seed."
     return [study_spec(study, seed, **changes) for seed in range(study.seeds)]
 
 # %% ../nbs/library/study.ipynb #08a31650

@@ -515,7 +515,7 @@ def test_a_row_that_is_rather_cross_entropy_says_so(tmp_path):
 
 def test_rows_with_one_training_are_named_where_others_have_three():
     j = judged(made(ce={}, hybrid={}) | dict(smoothing=[None, Made(1), None]))
-    assert {"one run" in name for name in row_names(j.table).values()} == {True, False}
+    assert [row for row, name in row_names(j.table).items() if "one run" in name] == ["smoothing"]
     assert "one run" not in "".join(
         row_names(judged(made(1, ce={}, hybrid={})).table).values()
     )  # there the whole table is of one

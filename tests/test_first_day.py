@@ -55,16 +55,16 @@ def test_the_shipped_networks_met_no_one_of_the_test_knees():
 
 
 @pytest.mark.parametrize(
-    "good, told", [(slice(2, 5), "all from 0.15 to 0.25"), (slice(0, 0), "none")]
+    "good, told", [(slice(2, 5), "every threshold from 0.15 to 0.25"), (slice(0, 0), "none")]
 )
 def test_thresholds_worth_acting_on(good, told):
     low = np.full(len(THRESHOLDS), -0.1)
     low[good] = 0.1
     acted = pd.DataFrame(dict(row="Ours, ce", threshold=THRESHOLDS, low=low, everybody=0.05))
-    assert worth(acted).endswith(f"Ours, cross-entropy at {told}.")
+    assert worth(acted).endswith(f"Ours, cross-entropy, {told}.")
     low[[2, 7]] = 0.1
     if told == "none":
-        assert worth(acted.assign(low=low)).endswith("at 0.15, at 0.40.")
+        assert worth(acted.assign(low=low)).endswith("0.15, 0.40.")
 
 
 def test_strata_count_what_has_a_difference():

@@ -112,6 +112,18 @@ def test_fewer_seeds_are_no_choice(study):
     assert chosen_lengths(found) == {"hybrid": 60, "cross-entropy": 60}
 
 
+def test_lengths_are_compared_by_the_same_seeds(study):
+    "Hybrid's second seed at 60 epochs has no partner, and would be the luckier one."
+    found = rows(
+        study,
+        ce_60=[Known(0.8, 0.6), None],
+        hybrid_60=[Known(0.8, 0.6), Known(0.8, 0.99)],
+        ce_180=[Known(0.8, 0.5), None],
+        hybrid_180=[Known(0.8, 0.7), None],
+    )
+    assert chosen_lengths(found) == {"hybrid": 180, "cross-entropy": 60}
+
+
 def test_a_length_without_its_double_is_no_choice(study):
     "Whether 120 or 360 epochs were enough, nobody could say."
     both = [Known(0.8, 0.6), Known(0.8, 0.5)]

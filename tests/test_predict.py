@@ -115,7 +115,8 @@ def test_a_cut_knee_is_read_as_the_library_reads_it(tmp_path):
 def test_a_dicom_tells_its_side_and_nothing_of_its_patient(tmp_path):
     knee = example_knees().images[0]
     tags = dict(PatientName="Doe^Jane", PatientID="4711", ImageLaterality="R")
-    dicom(tmp_path / "one.dcm", knee, **tags)
+    tags |= dict(Modality="DX", BodyPartExamined="KNEE")
+    dicom(tmp_path / "one.dcm", knee, bits=8, **tags)
     table = predict(tmp_path / "one.dcm", tmp_path / "out")
     assert table.side.tolist() == ["R"] and table.grade.notna().all()
     for file in (tmp_path / "out").rglob("*"):

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..data import GRADES
 from koa_repro.discrimination import (
+    PREVALENCE,
     THRESHOLDS,
     AllGrades,
     exposure,
@@ -111,15 +112,13 @@ def worth(acted: pd.DataFrame) -> str:
     for row, part in acted.groupby("row", sort=False):
         good = part[part.low > np.maximum(part.everybody, 0)].threshold
         whole = len(good) and (np.diff(np.searchsorted(THRESHOLDS, good)) == 1).all()
-        named = (
-            f"at all from {good.min():.2f} to {good.max():.2f}"
-            if whole
-            else ", ".join(f"at {t:.2f}" for t in good)
-        )
-        said.append(f"{told(row)} {named or 'at none'}")
+        named = f"every threshold from {good.min():.2f} to {good.max():.2f}"
+        named = named if whole else ", ".join(f"{t:.2f}" for t in good) or "none"
+        said.append(f"{told(row)}, {named}")
     head = (
-        f"Acting on the network beats both simple rules (thresholds in steps of {THRESHOLDS[0]}): "
+        f"Among knees of KL-0 and KL-2, with an assumed {PREVALENCE:.0%} of KL-2, the lower end of "
     )
+    head += f"the net benefit lies above both simple rules at (steps of {THRESHOLDS[0]}): "
     return f"{head}{'; '.join(said)}." if said else NOT_RUN
 
 
@@ -133,6 +132,7 @@ def strata_of(
         p, grades = runs[task][row], TASKS[task]
         facts = study_frame(study, grades).set_index("file").loc[p.file]
         groups = strata(facts.side.to_numpy(str), exposure(study, grades)[p.file].to_numpy())
+        assert (np.sum(list(groups.values()), 0) == 2).all()  # one side and one quarter each
         layers.append(strata_table(p, groups).assign(task=task, row=row))
     return pd.concat(layers[1:] or layers, ignore_index=True)
 

@@ -133,7 +133,7 @@ def answer_cohort(
     measures: pd.DataFrame,  # from `cohort_table`
     grades: pd.DataFrame,  # from `grades_table`
 ) -> str:  # Markdown
-    "The answer in sentences: order, threshold, probabilities, the other grades."
+    "The answer: order, threshold (with what is called of every grade), probabilities."
     by, of = measures.set_index(["knees_of", "measure"]), grades.set_index("kl")
     text = lambda who, what: interval_text(by.loc[(who, what)], digits=3)
     knees = by.knees.groupby(level=0).first()
@@ -143,7 +143,8 @@ def answer_cohort(
     return (
         f"**Order.** AUC for KL-0 against KL-2 {text(second, 'AUC')} on {knees[second]} films, "
         f"{text(first, 'AUC')} on {knees[first]:,} public test knees.\n\n"
-        f"**Threshold.** From a probability of one half they call KL-2: {', '.join(called)}."
+        f"**Threshold.** From a probability of one half the networks call KL-2: "
+        f"{', '.join(called)}."
         f" Accuracy for KL-0 against KL-2 is {text(second, 'accuracy')}, "
         f"{'below' if right < alone else 'not below'} the {alone:.3f} of one who calls every film "
         f"KL-0; on the public test knees it is {text(first, 'accuracy')}.\n\n"

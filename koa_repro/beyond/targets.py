@@ -66,7 +66,7 @@ def show_targets(targets: pd.DataFrame) -> pd.DataFrame:
     forms = {"epochs": "{:.0f}", "c_rise": "{:+.3f}", "gain": "{:+.1f}"}
     each = {c: lambda x, f=f: ", ".join(map(f.format, x)) for c, f in forms.items()}
     names = dict(
-        epochs="epochs with it on", c_rise="mean c_k, sum over stretches", gain="accuracy (points)"
+        epochs="epochs with it on", c_rise="change of mean c_k, summed", gain="accuracy (points)"
     )
     shown = sums.groupby("row", sort=False).agg(each).rename(index=CONFIDENCE_ROWS, columns=names)
     return shown.rename_axis(index=None)
@@ -85,7 +85,10 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         if row == "kld" and len(sums) and (sums < 0).all():
             end = "\n\nWithin the stretches it fell in every run. The guard ends a stretch because "
             end += "some c_k fell, so the choice of stretches alone may explain that."
-    head = "Sum over the stretches in which the target was on, or would have been, of mean c_k:\n\n"
+    head = (
+        "Change of mean c_k, summed over the stretches in which the target was on (cross-entropy: "
+    )
+    head += "would have been on):\n\n"
     return head + "\n".join(said) + end
 
 # %% ../../nbs/beyond/targets.ipynb #tgt00013

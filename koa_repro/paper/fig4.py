@@ -143,9 +143,10 @@ def show_cam(table: pd.DataFrame) -> pd.DataFrame:
     "The table to be read; a network without a run says so."
     lines, said = [], dict(Ours="most precise", Tiulpin="less precise than Ours")
     for _, r in table.iterrows():
-        difference = interval_text(r, "difference", sign="+") if pd.notna(r.difference) else ""
         if r.seeds_both == 1:
             difference = f"{r.difference:+.2f} (one run of each)"
+        else:
+            difference = interval_text(r, "difference", sign="+") if r.seeds_both > 1 else ""
         line = {"network": label(r.row), "paper": said.get(r.row, "")}
         line |= {"preference": interval_text(r, "preference"), "runs": runs_of(r)}
         line["Ours minus it (Holm)"] = difference

@@ -348,14 +348,18 @@ def show_claims(claims: pd.DataFrame) -> pd.DataFrame:
 def calibrated(table: pd.DataFrame) -> str:  # from `confidence_table`
     "How right and how sure both losses, one temperature and random sets are, in a sentence."
     raw = table[(table.correction == "raw") & (table.runs_done > 0)].set_index(["row", "measure"])
-    forms = dict(brier=(100, 1, ""), slope=(1, 2, ""), overconfidence=(100, 1, "+"))
+    text = lambda row, m, **form: interval_text(raw.loc[(row, m)], **form)
+    measures = (
+        ("Brier score x 100", "brier", dict(scale=100, digits=1)),
+        ("calibration slope", "slope", {}),
+        ("overconfidence in points", "overconfidence", dict(scale=100, digits=1, sign="+")),
+    )
     said = []
     for row in ("ce", "hybrid", "temperature", "random"):
         if (row, "brier") in raw.index:
-            each = (f"{s * raw.estimate[row, m]:{p}.{d}f}" for m, (s, d, p) in forms.items())
-            said.append(f"{CONFIDENCE_ROWS[row]} {', '.join(each)}")
-    names = "Brier score x 100, calibration slope and overconfidence in points"
-    return f"{names}: {'; '.join(said)}." if said else ""
+            each = ", ".join(f"{name} {text(row, m, **form)}" for name, m, form in measures)
+            said.append(f"{CONFIDENCE_ROWS[row].capitalize()}: {each}.")
+    return " ".join(said)
 
 
 def short(claims: pd.DataFrame) -> pd.DataFrame:  # id, claim, ours, verdict

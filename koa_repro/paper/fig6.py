@@ -133,7 +133,8 @@ def feature_claims(
     "C13, decided by its rule."
     parts = [turned(found["scatter", "difference"]), found["knn", "difference"]] if found else []
     named = zip(("scatter ratio, sign reversed:", "kNN accuracy:"), parts)
-    says = "; ".join(f"{name} {interval_text(i.row(), digits=3, sign='+')}" for name, i in named)
+    text = lambda i: interval_text(i.row() | dict(trained=i.trained), digits=3, sign="+")
+    says = "; ".join(f"{name} {text(i)}" for name, i in named)
     return pd.DataFrame([claim_line("C13", says or NOT_RUN, parts, study)])
 
 # %% ../../nbs/paper/fig6.ipynb #e1d961b8
@@ -275,8 +276,10 @@ def depth_sentences(shares: pd.DataFrame) -> list[str]:
         part = shares[shares.loss == loss]
         block, patch = (part.groupby(c).estimate.sum() for c in ("block", "patch"))
         if len(part):
-            held = f"block {block.idxmax()} holds {block.max():.0f}%, the {patch.idxmax()} patch"
-            said.append(f"under {name} {held} {patch.max():.0f}%")
+            held = (
+                f"block {block.idxmax()} contributes {block.max():.0f}% and the {patch.idxmax()} "
+            )
+            said.append(f"under {name} {held}patch {patch.max():.0f}%")
     return said or [NOT_RUN]
 
 

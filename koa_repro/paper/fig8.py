@@ -246,10 +246,11 @@ def five_sentences(
     severe = runs[row].kl == 4
     best = wilson(np.ones(severe.sum()), runs[row].participant[severe])
     return [
-        f"Of the five-grade AUC, {late.share.sum():.0%} are pairs of knees of which one is KL-3 or "
-        f"KL-4, and there no AUC is below {late.auc.min():.3f}; hardest to tell apart are "
+        f"Of the pairs that the five-grade AUC counts, {late.share.sum():.0%} have a knee of KL-3 "
+        f"or KL-4, and among these no AUC is below {late.auc.min():.3f}; hardest to tell apart are "
         f"KL-{hard.low_grade:.0f} and KL-{hard.high_grade:.0f} (AUC {hard.auc:.3f}).",
-        f"With {severe.sum()} test knees of KL-4 a perfect score has the lower end {best.low:.1%}.",
+        f"If all {severe.sum()} test knees of KL-4 were found, the interval would begin at "
+        f"{best.low:.1%}.",
     ]
 
 # %% ../../nbs/paper/fig8.ipynb #14ad96f8
@@ -277,7 +278,7 @@ def auc_differences(
 
 
 def rival_differences(rows: Mapping[str, Sequence[Run | None]]) -> dict[str, Interval]:
-    "LEAD minus each rival of one task; the family is all rivals of the library, run or not."
+    "LEAD minus each rival of one task; the family is all rivals of the paper, run or not."
     pairs = {name: pair for name, pair in couples(rows).items() if _is_rival(name)}
     return auc_differences(pairs, sum(map(_is_rival, rows)))
 

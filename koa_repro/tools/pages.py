@@ -228,7 +228,8 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         no = "" if decides(h) and not doubt(h.trained) else f" {why.capitalize()}."
         if name == "table3":
             no += "".join(
-                f" On their own training knees the networks reach {fit[0]}% and {fit[1]}%."
+                f" Of the training knees {fit[0]}% were correctly classified in the last epoch "
+                f"with average pooling, {fit[1]}% with maximum pooling."
                 for r in read("table3_differences").rows("difference == 'mean'")
                 if len(fit := r.training.split(", ")) == 2
             )
@@ -268,7 +269,7 @@ def results_page(folder: Path) -> str:  # Markdown
         parts.append(f"## {e.title}\n\n[{Path(e.notebook).stem}]({e.notebook})\n\n{rows}\n")
     legend = [f"- *{name}*: {PROFILES[name].says}" for name in PROFILES if name in used]
     if old := other_code(folder):
-        legend.append(f"\nMade by an earlier version of the code: {', '.join(old)}.")
+        legend.append(f"\nMade with other code than this: {', '.join(old)}.")
     return "\n".join([_INTRODUCTION, *legend, "", *parts])
 
 
