@@ -100,28 +100,22 @@ def test_a_length_that_one_loss_alone_has_is_no_choice(study):
     assert line["estimate"] == pytest.approx(-10)
 
 
-def test_fewer_seeds_are_no_choice(study):
-    "Three times the epochs were run with the luckier seed alone."
-    found = rows(
-        study,
-        ce_60=[Known(0.8, 0.6), Known(0.8, 0.5)],
-        hybrid_60=[Known(0.8, 0.6), Known(0.8, 0.5)],
-        ce_180=[Known(0.8, 0.9), None],
-        hybrid_180=[Known(0.8, 0.9), None],
-    )
-    assert chosen_lengths(found) == {"hybrid": 60, "cross-entropy": 60}
-
-
-def test_lengths_are_compared_by_the_same_seeds(study):
-    "Hybrid's second seed at 60 epochs has no partner, and would be the luckier one."
-    found = rows(
-        study,
-        ce_60=[Known(0.8, 0.6), None],
-        hybrid_60=[Known(0.8, 0.6), Known(0.8, 0.99)],
-        ce_180=[Known(0.8, 0.5), None],
-        hybrid_180=[Known(0.8, 0.7), None],
-    )
-    assert chosen_lengths(found) == {"hybrid": 180, "cross-entropy": 60}
+@pytest.mark.parametrize(
+    "ce, hybrid, longer_ce, longer_hybrid, epochs_hybrid",
+    [
+        # three times the epochs were run with the luckier seed alone: no choice
+        ((0.6, 0.5), (0.6, 0.5), (0.9,), (0.9,), 60),
+        # the hybrid loss's second seed has no partner, and would be the luckier one
+        ((0.6,), (0.6, 0.99), (0.5,), (0.7,), 180),
+    ],
+)
+def test_lengths_are_compared_by_the_same_seeds(
+    study, ce, hybrid, longer_ce, longer_hybrid, epochs_hybrid
+):
+    made = dict(ce_60=ce, hybrid_60=hybrid, ce_180=longer_ce, hybrid_180=longer_hybrid)
+    two = lambda vals: [*(Known(0.8, v) for v in vals), None][:2]
+    found = rows(study, **{name: two(vals) for name, vals in made.items()})
+    assert chosen_lengths(found) == {"hybrid": epochs_hybrid, "cross-entropy": 60}
 
 
 def test_a_length_without_its_double_is_no_choice(study):
