@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRID', 'PREVALENCE', 'THRESHOLDS', 'roc_curve', 'roc_band', 'decision_curves', 'confusion', 'share_called',
-           'five_grades', 'pair_areas', 'auc_among', 'draw_confusion', 'AllGrades', 'unseen_knees', 'unseen_answers',
-           'all_grades', 'grade_table', 'mean_grey', 'exposure', 'strata', 'strata_table']
+           'five_grades', 'pair_areas', 'auc_among', 'draw_confusion', 'couples', 'auc_differences', 'delong_table',
+           'AllGrades', 'unseen_knees', 'unseen_answers', 'all_grades', 'grade_table', 'mean_grey', 'exposure',
+           'strata', 'strata_table']
 
 # %% ../nbs/library/discrimination.ipynb #dis00003
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from .calibration import tempered
 from .data import GRADES, KneeSet
 from .paths import manifests
 from .plotting import COLORS, PAGE, heading
+from .rows import Rows, aligned, shared_seeds
 from .runs import Run, derived, reopen
 from .specs import RunSpec
 from koa_repro.stats import (
@@ -26,12 +28,15 @@ from koa_repro.stats import (
     Interval,
     Predictions,
     bootstrap_interval,
+    delong,
+    delong_interval,
     draws,
     holm_intervals,
     mean_difference,
     measure,
     net_benefit,
     percentile,
+    stack,
     widened,
 )
 from .stats import cohen_kappa as agreement
@@ -199,6 +204,54 @@ def draw_confusion(
         ax.axhline(1.5, color=COLORS["paper"], lw=0.8, ls="--")
     heading(fig, title)
     return fig
+
+# %% ../nbs/library/discrimination.ipynb #dis00027
+def couples(
+    rows: Rows,
+    lead: str,  # one of them
+) -> dict[str, tuple[Predictions, Predictions]]:  # other row -> (lead, other)
+    "One row beside each other row, over the seeds that both have, all on the same knees."
+    both = {name: shared_seeds(rows, lead, name) for name in rows if name != lead}
+    frames = {(name, i): side for name, sides in both.items() for i, side in enumerate(sides)}
+    found = stack({f"{name}/{i}": side for (name, i), side in frames.items()}) if frames else {}
+    return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name, i in frames if i == 0}
+
+
+def auc_differences(
+    pairs: Mapping[str, tuple[Predictions, Predictions]],  # from `couples`
+    family: int = 0,  # differences that the family wants, run or not; 0: as many as there are
+    n: int = 10_000,  # resamples
+) -> dict[str, Interval]:  # other row -> lead - other
+    "Differences of AUC over participants and seeds, with Holm's intervals over the family."
+    if not pairs:
+        return {}
+    drawn = draws(next(iter(pairs.values()))[0].participant, n)
+    found = {name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()}
+    return holm_intervals(found, family)
+
+
+def delong_table(
+    rows: Rows,
+    lead: str,  # one of them
+) -> pd.DataFrame:  # what, seed, auc, low, high, p
+    """DeLong's interval of every run's AUC, and his test of every difference, clustered by
+    participant. p is NaN where neither score has any spread."""
+    lines, tests = [], []
+    for name, p in aligned(rows).items():
+        for run, s in zip(filter(None, rows[name]), p.score):
+            i = delong_interval(p.positive, s, p.participant)
+            line = dict(what=name, seed=run.spec.seed, auc=i.estimate, low=i.low, high=i.high)
+            lines.append(line)
+    for name, (a, b) in couples(rows, lead).items():
+        seeds = [x.spec.seed for x, y in zip(rows[lead], rows[name]) if x and y]
+        for k, x, y in zip(seeds, a.score, b.score):
+            t = delong(a.positive, x, y, a.participant)
+            line = dict(what=f"{lead} - {name}", seed=k, auc=t.difference, low=t.low, high=t.high)
+            tests.append(line | dict(p=t.p))
+    columns = ["what", "seed", "auc", "low", "high", "p"]
+    found = pd.DataFrame(tests, columns=columns).sort_values("seed", kind="stable")
+    frames = [f for f in (pd.DataFrame(lines), found) if len(f)] or [found]
+    return pd.concat(frames, ignore_index=True).reindex(columns=columns)
 
 # %% ../nbs/library/discrimination.ipynb #dis00014
 @dataclass(frozen=True, eq=False)

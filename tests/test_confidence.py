@@ -45,15 +45,14 @@ from koa_repro.results import (
     ATTENTION,
     EVEN,
     TARGETED,
-    by_seed,
     confidence_specs,
     grade_difference,
     in_force,
-    joined,
     loss_specs,
     measure_table,
 )
 from koa_repro.results import CONFIDENCE_ROWS as ROWS
+from koa_repro.rows import by_seed, joined
 from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
 from koa_repro.stats import bootstrap_interval, seed_interval

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from koa_repro.class_maps import mean_maps
+from koa_repro import features
+from koa_repro.class_maps import check_sums, depth_table, looked_at, mean_maps
 from koa_repro.features import (
     MEASURES,
     STARTS,
     Features,
     embed,
+    feature_sets,
     middle,
     neighbours_right,
     scatter_ratio,
@@ -19,12 +21,8 @@ from koa_repro.features import (
 )
 from koa_repro.paper import fig6
 from koa_repro.paper.fig6 import (
-    check_sums,
-    depth_table,
     draw_maps,
     feature_claims,
-    feature_sets,
-    looked_at,
     picture_luck,
     separation_table,
     show_separation,
@@ -220,7 +218,7 @@ def trained(tmp_path_factory):
 def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, monkeypatch):
     store, knees, rows = trained
     study = Study("smoke", out=str(tmp_path), store=str(store))
-    monkeypatch.setattr(fig6, "study_knees", lambda *a: knees)
+    monkeypatch.setattr(features, "study_knees", lambda *a: knees)
     sets = feature_sets(study, rows)
     seen = looked_at(study, sets)
     run = rows["ce"][0]
@@ -247,7 +245,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
     def no_knees(*a):
         raise AssertionError("knees are not needed any more")
 
-    monkeypatch.setattr(fig6, "study_knees", no_knees)
+    monkeypatch.setattr(features, "study_knees", no_knees)
     for row in rows.values():
         (row[0].path / "weights.safetensors").rename(row[0].path / "hidden")
     try:

@@ -8,16 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import entry_of
+from sklearn import metrics
 
 from koa_repro.beyond.length import (
     LOSSES,
     chosen_lengths,
+    chosen_table,
     difference_rows,
     draw_lengths,
     length_claim,
     length_specs,
     length_table,
     lengths,
+    show_chosen,
 )
 from koa_repro.results import Result
 from koa_repro.study import Study
@@ -81,10 +84,28 @@ def test_the_length_is_chosen_on_validation_alone(study):
     (line,) = length_claim(found, study).to_dict("records")
     assert line["estimate"] == pytest.approx(15) and line["verdict"] == "holds"
     assert (line["epochs hybrid"], line["epochs cross-entropy"]) == (60, 180)
-    (headline,) = entry_of("length").headlines(
-        lambda name: Result(length_claim(found, study), "a study")
-    )
-    assert headline.estimate == pytest.approx(15) and headline.verdict == "holds"
+    saved = dict(length_claims=length_claim(found, study), length_chosen=chosen_table(found))
+    told = {h.what: h for h in entry_of("length").headlines(lambda n: Result(saved[n], "a study"))}
+    gain = told["Hybrid - cross-entropy"]
+    assert gain.estimate == pytest.approx(15) and gain.verdict == "holds"
+    assert {h.epochs for h in told.values()} == {
+        "60 epochs",  # the hybrid loss by itself
+        "60 epochs (hybrid) and 180 epochs (cross-entropy)",
+    }
+    right_by = dict(hybrid=0.75, ce=0.60)
+    brier = {loss: 100 * (right * 0.01 + (1 - right) * 0.81) for loss, right in right_by.items()}
+    apart = told["Brier score, hybrid - cross-entropy"]
+    assert apart.estimate == pytest.approx(brier["hybrid"] - brier["ce"])
+    hybrid = found["hybrid", 60][0].predictions()
+    area = metrics.roc_auc_score(hybrid.label, hybrid.p1)
+    assert told["AUC, two grades"].estimate == pytest.approx(area)
+
+
+def test_nothing_run_has_no_headline(study):
+    found = rows(study)
+    saved = dict(length_claims=length_claim(found, study), length_chosen=chosen_table(found))
+    assert not entry_of("length").headlines(lambda n: Result(saved[n], "a study"))
+    assert show_chosen(chosen_table(found)).size == 1  # says so
 
 
 def test_a_length_that_one_loss_alone_has_is_no_choice(study):

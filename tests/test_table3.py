@@ -17,7 +17,7 @@ from koa_repro.paper.table3 import (
     pooling_table,
     show,
 )
-from koa_repro.results import shared_seeds
+from koa_repro.rows import shared_seeds
 from koa_repro.study import Study
 
 

@@ -21,7 +21,6 @@ from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
     NOT_RUN,
     Entry,
-    by_seed,
     hybrid_specs,
     interval_text,
     line,
@@ -30,6 +29,7 @@ from koa_repro.results import (
     rows_of,
     save,
 )
+from ..rows import by_seed
 from ..runs import RunSpec
 from ..stats import holm
 from ..study import Study, study_spec

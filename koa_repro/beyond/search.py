@@ -28,14 +28,13 @@ from ..paths import writable
 from ..plotting import COLORS, COLUMN, PAGE, heading
 from koa_repro.results import (
     Entry,
-    aligned,
     interval_text,
     line,
     register,
-    row_difference,
     rows_of,
     save,
 )
+from ..rows import Rows, aligned, row_difference
 from ..runs import Run, RunSpec, find, make_run, partial_of, references
 from ..stats import Interval, bootstrap_interval
 from ..study import Study, look_up, study_knees, study_spec, study_specs
@@ -609,7 +608,7 @@ def partition_specs(study: Study) -> dict[str, list[RunSpec]]:
 
 
 def partition_table(
-    rows: Mapping[str, Sequence[Run | None]],  # from `rows_of`
+    rows: Rows,  # from `rows_of`
 ) -> tuple[pd.DataFrame, Interval | None]:  # percent; adaptive - 7:2:1
     "Test accuracy of each partition, and their paired difference over the shared seeds."
     runs = (

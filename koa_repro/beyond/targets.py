@@ -15,13 +15,13 @@ from koa_repro.results import (
     CONFIDENCE_ROWS,
     TARGETED,
     Entry,
-    Rows,
     confidence_specs,
     each_run,
     in_force,
     line,
     register,
 )
+from ..rows import Rows
 from ..specs import RunSpec
 from ..study import Study
 

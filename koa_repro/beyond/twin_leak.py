@@ -30,7 +30,8 @@ from koa_repro.results import (
     runs_of,
     save,
 )
-from ..runs import Run, RunSpec
+from ..rows import Rows
+from ..runs import RunSpec
 from koa_repro.stats import (
     Draws,
     Interval,
@@ -281,7 +282,7 @@ def expected_inflation(
 # %% ../../nbs/beyond/twin_leak.ipynb #7bd07283
 def crossed_runs(
     frame: pd.DataFrame,  # of the study
-    rows: Mapping[str, Sequence[Run | None]],  # from `rows_of`
+    rows: Rows,  # from `rows_of`
     weights: str = "reported",  # or "beside", "last": see `Run.predictions`
 ) -> Crossed | None:  # None where no seed has both networks
     "The crossed predictions of the seeds for which both networks are there."
@@ -302,7 +303,7 @@ def _pairs(rows) -> list[tuple]:
 
 
 def memory_table(
-    rows: Mapping[str, Sequence[Run | None]],  # from `rows_of`
+    rows: Rows,  # from `rows_of`
     c: Crossed,  # of the last weights
 ) -> pd.DataFrame:  # one line a network and seed, percent
     "Accuracy on the training knees and on test knees whose partner is out of training."

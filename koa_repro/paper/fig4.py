@@ -32,7 +32,6 @@ from ..patches import PATCH, ROI, view_of
 from ..plotting import PAGE, heading
 from koa_repro.results import (
     Entry,
-    Rows,
     claim_line,
     interval_text,
     label,
@@ -43,6 +42,7 @@ from koa_repro.results import (
     runs_of,
     text_table,
 )
+from ..rows import Rows
 from ..runs import derived_together
 from ..specs import build_network
 from ..stats import Interval, bootstrap_interval, draws, holm_intervals, mean_difference

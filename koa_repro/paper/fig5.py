@@ -32,8 +32,6 @@ from koa_repro.results import (
     NOT_RUN,
     TARGETED,
     Entry,
-    Headline,
-    Rows,
     claim_line,
     confidence_specs,
     detectable,
@@ -42,7 +40,6 @@ from koa_repro.results import (
     grade_difference,
     in_force,
     interval_text,
-    joined,
     line,
     measure_table,
     register,
@@ -50,6 +47,7 @@ from koa_repro.results import (
     text_table,
     turned,
 )
+from ..rows import Rows, joined
 from ..runs import Run
 from ..stats import Interval, Predictions, bootstrap_interval, draws, seed_interval
 from ..study import Study
@@ -392,20 +390,4 @@ def _lines(read):
     ]
 
 
-def _headlines(read):
-    found, claims = read("fig5_confidence"), read("fig5_claims")
-    return [
-        Headline(
-            "Brier score, hybrid - cross-entropy",
-            None,
-            *(100 * r[f"minus_ce_{c}"] for c in ("estimate", "low", "high")),
-            "x 100",
-            claims.rows("id == 'C11'")[0].verdict,
-            found.study,
-            trained=r.minus_ce_trained,
-        )
-        for r in found.rows("correction == 'raw' and measure == 'brier' and row == 'hybrid'")
-    ]
-
-
-register(Entry("fig5", "Fig. 5", 5, confidence_specs, _lines, _headlines))
+register(Entry("fig5", "Fig. 5", 5, confidence_specs, _lines))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAD', 'ASKED', 'NAMED', 'roc_specs', 'roc_rows', 'listed', 'auc_table', 'show_auc', 'draw_roc', 'roc_sentences',
-           'five_sentences', 'couples', 'auc_differences', 'rival_differences', 'delong_table', 'roc_claims']
+           'five_sentences', 'rival_differences', 'roc_claims']
 
 # %% ../../nbs/paper/fig8.ipynb #0e83b6f4
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..claims import decide, paper_numbers, together
+from ..discrimination import auc_differences, couples
 from ..plotting import COLORS, PAGE, heading
 from koa_repro.results import (
     NOT_RUN,
@@ -21,20 +22,19 @@ from koa_repro.results import (
     Entry,
     Headline,
     against_it,
-    aligned,
     claim_line,
-    convergence,
     detectable,
     hybrid_specs,
     interval_text,
     label,
     lines_of,
+    others,
     register,
     rows_of,
     runs_of,
-    shared_seeds,
     told,
 )
+from ..rows import Rows, aligned, convergence
 from ..runs import Run
 from ..specs import NETWORKS, RunSpec
 from koa_repro.stats import (
@@ -42,12 +42,6 @@ from koa_repro.stats import (
     Predictions,
     bootstrap_interval,
     bootstrap_metrics,
-    delong,
-    delong_interval,
-    draws,
-    holm_intervals,
-    mean_difference,
-    stack,
     wilson,
 )
 from ..study import Study, look_up, study_specs
@@ -67,7 +61,7 @@ def _is_own(row: str) -> bool:
 
 
 def _is_rival(row: str) -> bool:  # another network of the paper
-    return not _is_own(row) and row != RunSpec.network and NETWORKS[row].printed
+    return row in NETWORKS and NETWORKS[row].row in others()
 
 
 def _color(row: str) -> str:
@@ -78,14 +72,12 @@ def roc_specs(
     study: Study,
 ) -> dict[str, dict[str, list[RunSpec]]]:  # task -> row -> one spec a seed
     """Every row of Fig. 8: ours in both variants and under both losses, then the other networks
-    with cross-entropy. A network that the library does not know has no spec."""
-    others = [n for n in dict.fromkeys([*NAMED, *NETWORKS]) if n not in (LEAD, RunSpec.network)]
+    with cross-entropy."""
+    further = [n for n in dict.fromkeys([*NAMED, *NETWORKS]) if n not in (LEAD, RunSpec.network)]
     found = {}
     for task, grades in TASKS.items():
         of = lambda n: study_specs(study, grades=grades, network=n)
-        found[task] = dict(hybrid_specs(study, grades)) | {
-            n: of(n) if n in NETWORKS else [] for n in others
-        }
+        found[task] = dict(hybrid_specs(study, grades)) | {n: of(n) for n in further}
     return found
 
 
@@ -105,8 +97,8 @@ def roc_rows(
 
 
 def listed(
-    rows: Mapping[str, Sequence[Run | None]],  # of one task, from `roc_rows`
-) -> dict[str, Sequence[Run | None]]:
+    rows: Rows,  # of one task, from `roc_rows`
+) -> Rows:
     "The rows that are shown: ours, those that the paper names, and all that were run."
     kept = lambda name, runs: _is_own(name) or name in NAMED or any(runs)
     return {name: runs for name, runs in rows.items() if kept(name, runs)}
@@ -120,7 +112,7 @@ def _printed_auc(task: str) -> pd.Series:  # the paper's name of a network -> AU
 
 def auc_table(
     task: str,  # one of TASKS
-    rows: Mapping[str, Sequence[Run | None]],  # of the task, from `roc_rows`
+    rows: Rows,  # of the task, from `roc_rows`
     wanted: int = 1,  # seeds
     n: int = 10_000,  # resamples
 ) -> pd.DataFrame:  # one line a network, shares in [0, 1]
@@ -254,63 +246,16 @@ def five_sentences(
     ]
 
 # %% ../../nbs/paper/fig8.ipynb #14ad96f8
-def couples(
-    rows: Mapping[str, Sequence[Run | None]],  # of one task
-) -> dict[str, tuple[Predictions, Predictions]]:  # other row -> (LEAD, other)
-    "The leading row beside each other row, over the seeds that both have, all on the same knees."
-    both = {name: shared_seeds(rows, LEAD, name) for name in rows if name != LEAD}
-    frames = {(name, i): side for name, sides in both.items() for i, side in enumerate(sides)}
-    found = stack({f"{name}/{i}": side for (name, i), side in frames.items()}) if frames else {}
-    return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name, i in frames if i == 0}
-
-
-def auc_differences(
-    pairs: Mapping[str, tuple[Predictions, Predictions]],  # from `couples`
-    family: int = 0,  # differences that the family wants, run or not; 0: as many as there are
-    n: int = 10_000,  # resamples
-) -> dict[str, Interval]:  # other row -> LEAD - other
-    "Differences of AUC over participants and seeds, with Holm's intervals over the family."
-    if not pairs:
-        return {}
-    drawn = draws(next(iter(pairs.values()))[0].participant, n)
-    found = {name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()}
-    return holm_intervals(found, family)
-
-
-def rival_differences(rows: Mapping[str, Sequence[Run | None]]) -> dict[str, Interval]:
+def rival_differences(rows: Rows) -> dict[str, Interval]:
     "LEAD minus each rival of one task; the family is all rivals of the paper, run or not."
-    pairs = {name: pair for name, pair in couples(rows).items() if _is_rival(name)}
+    pairs = {name: pair for name, pair in couples(rows, LEAD).items() if _is_rival(name)}
     return auc_differences(pairs, sum(map(_is_rival, rows)))
-
-
-def delong_table(
-    task: str,  # one of TASKS
-    rows: Mapping[str, Sequence[Run | None]],  # of the task
-) -> pd.DataFrame:  # what, seed, auc, low, high, p
-    """DeLong's interval of every run's AUC, and his test of every difference, clustered by
-    participant. p is NaN where neither score has any spread."""
-    lines, tests = [], []
-    for name, p in aligned(rows).items():
-        for run, s in zip(filter(None, rows[name]), p.score):
-            i = delong_interval(p.positive, s, p.participant)
-            line = dict(what=name, seed=run.spec.seed, auc=i.estimate, low=i.low, high=i.high)
-            lines.append(line)
-    for name, (a, b) in couples(rows).items():
-        seeds = [x.spec.seed for x, y in zip(rows[LEAD], rows[name]) if x and y]
-        for k, x, y in zip(seeds, a.score, b.score):
-            t = delong(a.positive, x, y, a.participant)
-            line = dict(what=f"{LEAD} - {name}", seed=k, auc=t.difference, low=t.low, high=t.high)
-            tests.append(line | dict(p=t.p))
-    columns = ["what", "seed", "auc", "low", "high", "p"]
-    found = pd.DataFrame(tests, columns=columns).sort_values("seed", kind="stable")
-    frames = [f for f in (pd.DataFrame(lines), found) if len(f)] or [found]
-    return pd.concat(frames, ignore_index=True).reindex(columns=columns).assign(task=task)
 
 # %% ../../nbs/paper/fig8.ipynb #5ce8a07f
 def _auc_claim(
     study: Study,
     task: str,  # one of TASKS
-    rows: Mapping[str, Sequence[Run | None]],  # of the task, all: one not run is a rival, too
+    rows: Rows,  # of the task, all: one not run is a rival, too
     differences: Mapping[str, Interval],  # from `rival_differences`
 ) -> dict:  # id, claim, holds_when, ours, verdict
     "C19 (two grades) or C20 (five), decided by their rule."
@@ -367,15 +312,18 @@ def _lines(read):
 
 
 def _headlines(read):
-    found, claims, lines = read("fig8_roc"), read("fig8_claims"), []
-    for task, id in (("two grades", "C19"), ("five grades", "C20")):
-        for r in found.rows(f"row == 'Ours, hybrid' and task == '{task}'"):
-            said = claims.rows(f"id == '{id}'")[0].verdict
-            numbers = r.paper, r.auc, r.auc_low, r.auc_high
-            against = against_it(r.runs_done, r.auc_trained)
-            numbers += "AUC", said, found.study
-            lines.append(Headline(f"AUC, {task}", *numbers, trained=against))
-    return lines
+    found, claims = read("fig8_roc"), read("fig8_claims")
+    return [
+        Headline(
+            "AUC, five grades",
+            *(r.paper, r.auc, r.auc_low, r.auc_high),
+            "AUC",
+            claims.rows("id == 'C20'")[0].verdict,
+            found.study,
+            trained=against_it(r.runs_done, r.auc_trained),
+        )
+        for r in found.rows(f"row == '{LEAD}' and task == 'five grades'")
+    ]
 
 
 register(Entry("fig8", "Fig. 8", 9, _specs, _lines, _headlines))

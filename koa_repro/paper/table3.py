@@ -18,19 +18,15 @@ from ..plotting import COLORS, PAGE, heading
 from koa_repro.results import (
     Entry,
     Headline,
-    Rows,
-    aligned,
     claim_line,
     difference_table,
     draw_beside,
-    fit_of,
     interval_text,
     lines_of,
     register,
-    row_difference,
     runs_of,
-    shared_seeds,
 )
+from ..rows import Rows, aligned, fit_of, row_difference, shared_seeds
 from ..runs import RunSpec
 from ..stats import Interval, bootstrap_metrics, holm_intervals, mean_difference, stack
 from ..study import Study, study_specs

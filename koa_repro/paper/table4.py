@@ -22,9 +22,7 @@ from koa_repro.results import (
     RELEASED,
     Entry,
     Headline,
-    Rows,
     against_it,
-    aligned,
     claim_line,
     comparison_specs,
     difference_table,
@@ -35,10 +33,10 @@ from koa_repro.results import (
     network_of,
     others,
     register,
-    row_difference,
     runs_of,
     state_of_row,
 )
+from ..rows import Rows, aligned, row_difference
 from ..runs import Run, RunSpec
 from ..stats import Interval, bootstrap_metrics, holm_intervals
 from ..study import Study

@@ -18,13 +18,13 @@ from ..plotting import COLORS, PAGE, heading
 from koa_repro.results import (
     NOT_RUN,
     Entry,
-    aligned,
     claim_line,
     interval_text,
     lines_of,
     register,
     rows_of,
 )
+from ..rows import Rows, aligned
 from ..runs import Run, RunSpec, read_spec, references
 from koa_repro.stats import (
     Interval,
@@ -59,14 +59,14 @@ def grid_runs(
     return {c: made.get(c) or [look_up(study, s) for s in row] for c, row in specs.items()}
 
 
-def extent(rows: Mapping[Cell, Sequence[Run | None]]) -> str:
+def extent(rows: Rows) -> str:
     "How much of the grid was run."
     done = sum(any(row) for row in rows.values())
     return "the whole grid" if done == len(rows) else f"THINNED: {done} of {len(rows)} cells run"
 
 # %% ../../nbs/paper/table5.ipynb #226c7fad
 def _row_predictions(
-    rows: Mapping[Cell, Sequence[Run | None]],  # from `grid_runs`
+    rows: Rows,  # from `grid_runs`
     row: str,  # of Table V
     split: str,  # "val" or "test"
 ) -> dict[tuple, Predictions]:  # triple -> predictions, of the triples that were run
@@ -96,7 +96,7 @@ _CHOSEN += ["best_on_test", "gain", "optimism"]
 
 
 def grid_table(
-    rows: Mapping[Cell, Sequence[Run | None]],  # from `grid_runs`
+    rows: Rows,  # from `grid_runs`
     n: int = 10_000,  # resamples
 ) -> pd.DataFrame:  # one line a row of Table V; accuracies in percent, differences in points
     """Table V: the weights chosen on validation, their accuracy on test, and what choosing on
@@ -176,7 +176,7 @@ _MARKS = {
 
 
 def draw_grid(
-    rows: Mapping[Cell, Sequence[Run | None]],  # from `grid_runs`
+    rows: Rows,  # from `grid_runs`
     title: str,  # which knees, how thoroughly, how much of the grid
 ) -> plt.Figure:
     "Validation accuracy over the weights, a triangle for each ratio and smoothing level."
@@ -217,7 +217,7 @@ def _triangle(ax, title):
 
 # %% ../../nbs/paper/table5.ipynb #226c70ad
 def row_differences(
-    rows: Mapping[Cell, Sequence[Run | None]],  # from `grid_runs`
+    rows: Rows,  # from `grid_runs`
     n: int = 10_000,  # resamples
 ) -> dict[tuple[str, str, str], Interval]:  # (row, other row, split); without what lacks runs
     """Accuracy of 7:2:1 minus that of the other ratios at each level, and of 0.15 minus that of

@@ -20,8 +20,6 @@ from koa_repro.results import (
     NOT_RUN,
     Entry,
     Result,
-    Rows,
-    aligned,
     claim_line,
     difference_table,
     draw_beside,
@@ -32,10 +30,10 @@ from koa_repro.results import (
     network_of,
     not_run,
     register,
-    row_difference,
     rows_of,
     told,
 )
+from ..rows import Rows, aligned, row_difference
 from ..runs import RunSpec
 from ..stats import Interval, bootstrap_interval, holm_intervals
 from ..study import Study, study_spec, study_specs

@@ -212,7 +212,8 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
     "Three findings, each with the notebook that shows it. What was not run says so."
     first = {}
     for e, h in headlines(read):
-        first.setdefault(e.name, h)
+        if h.unit == "points":
+            first.setdefault(e.name, h)
     said = []
     for name, what, against in (
         ("table3", "average pooling of the maps", "maximum pooling"),
