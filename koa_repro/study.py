@@ -172,14 +172,18 @@ class Study:
 
     @property
     def short(self) -> str:
-        "Which knees, and the profile's name, for titles."
-        return f"{'real' if self.real else 'SYNTHETIC phantom'} knees, {self.profile} profile"
+        "Which knees, how long and on how many pixels, for titles."
+        recipe = self.settings.recipe
+        return f"{self.subject}, {recipe.epochs} epochs at {recipe.pixels} pixels"
+
+    @property
+    def subject(self) -> str:
+        return f"{'real' if self.real else 'SYNTHETIC phantom'} knees"
 
     @property
     def says(self) -> str:
-        "Which knees, and how thoroughly networks are trained, for titles and provenance."
-        knees = "real" if self.real else "SYNTHETIC phantom"
-        return f"{knees} knees; {self.profile}: {self.settings.says}"
+        "Which knees, and how thoroughly networks are trained, for captions and provenance."
+        return f"{self.subject}; {self.profile}: {self.settings.says}"
 
 # %% ../nbs/library/study.ipynb #f8ddc149
 def check_published(study: Study):

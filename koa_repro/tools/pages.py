@@ -46,9 +46,11 @@ def how(study: str) -> str:
     return ", ".join([*marks, *filter(None, [profile_of(study)])])
 
 
-def training(headline: Headline) -> str:  # "12 epochs at 64 pixels"
+def training(headline: Headline) -> str:  # "12 epochs at 64 pixels"; empty without a profile
     "How long the networks of a number were trained, and on patches of what size."
-    recipe = PROFILES[profile_of(headline.study)].recipe
+    if not (name := profile_of(headline.study)):
+        return ""
+    recipe = PROFILES[name].recipe
     return f"{headline.epochs or f'{recipe.epochs} epochs'} at {recipe.pixels} pixels"
 
 
@@ -99,9 +101,11 @@ def _number(x: float, unit: str) -> str:
 
 def headline_table(read: Read, link: Callable[[Entry], str]) -> str:  # Markdown
     "One row a headline number."
-    rows = ["| | unit | paper | ours [95% interval] | verdict | |", "|---|---|---|---|---|---|"]
+    heads = ("", "unit", "paper", "ours [95% interval]", "trained for", "verdict", "")
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for e, h in headlines(read):
-        cells = (h.what, h.unit, printed_text(h), ours_text(h), verdict_text(h))
+        trained = training(h) if pd.notna(h.estimate) else ""
+        cells = (h.what, h.unit, printed_text(h), ours_text(h), trained, verdict_text(h))
         rows.append("| " + " | ".join([*cells, f"[{e.title}]({link(e)})"]) + " |")
     return "\n".join(rows)
 
@@ -162,10 +166,12 @@ def _row(ax, y, h):
         ax.plot(h.estimate, y, "o", ms=8, mfc=face, mec=OURS, mew=1.6, zorder=3)
     if printed_text(h) != "none printed":
         ax.plot(h.paper, y, "D", ms=7.5, mfc="none", mec=PAPER, mew=1.8, zorder=4)
-    words = verdict_text(h) if np.isfinite(h.estimate) else ours_text(h)
-    if printed_text(h) == "none printed" and np.isfinite(h.estimate):
-        words = f"none printed; {words}"
-    say(words, color="0.25")
+    if not np.isfinite(h.estimate):
+        return say(ours_text(h), color="0.25")
+    words = [training(h), verdict_text(h)]
+    if printed_text(h) == "none printed":
+        words[1] = f"none printed; {words[1]}"
+    say("\n".join(words), color="0.25")
 
 
 def _key(fig, found):
@@ -175,11 +181,9 @@ def _key(fig, found):
     run = [h for h in found if np.isfinite(h.estimate)]
     if any(map(decides, run)):
         shown.append(mark("ours, 95% interval", marker="o", color=OURS, lw=3.2, ms=8))
-    for words in dict.fromkeys(training(h) for h in run if not decides(h)):
-        words = f"ours, 95% interval; {words}: decides no claim"
-        shown.append(
-            mark(words, marker="o", color=PALE, lw=3.2, ms=8, mfc="white", mec=OURS, mew=1.6)
-        )
+    if not all(map(decides, run)):
+        words, look = "ours, 95% interval; decides no claim", dict(mfc="white", mec=OURS, mew=1.6)
+        shown.append(mark(words, marker="o", color=PALE, lw=3.2, ms=8, **look))
     fig.legend(handles=shown, loc="outside upper left", fontsize=9.5, handlelength=2.2)
 
 # %% ../../nbs/library/pages.ipynb #452e2a92
