@@ -39,7 +39,7 @@ from koa_repro.rows import (
     validated,
 )
 from ..runs import RunSpec
-from ..stats import bootstrap_interval, paired_difference, stack
+from ..stats import bootstrap_interval, doubt, paired_difference, stack
 from ..study import Study, study_specs
 
 # %% ../../nbs/beyond/length.ipynb #40a55f46
@@ -248,16 +248,14 @@ def answer_length(
     table: pd.DataFrame,  # from `length_table`
     differences: pd.DataFrame,  # from `difference_rows`
 ) -> str:  # Markdown
-    "A list: hybrid minus each other loss, the longest training first; then the fit of each loss."
+    "A list: hybrid minus each other loss, by length; then the fit of each loss."
 
-    def after(epochs, part) -> str:
-        measures = (
-            f"{MEASURES[r.measure]} {interval_text(r._asdict() | dict(trained=''), sign='+')}"
-            for r in part.itertuples()
-        )
-        seeds, doubts = int(part.seeds.iloc[0]), part.trained.iloc[0]
-        notes = ", ".join(filter(None, [f"{seeds} seed{'s' * (seeds > 1)}", doubts]))
-        return f"{epochs} epochs ({notes}): {', '.join(measures)}"
+    def text(r) -> str:
+        return interval_text(r._asdict() | dict(trained=""), sign="+")
+
+    def told(r) -> str:
+        notes = [f"{r.seeds:.0f} seed{'s' * (r.seeds > 1)}", doubt(r.trained)]
+        return f"{text(r)} after {r.epochs} epochs ({', '.join(filter(None, notes))})"
 
     def fitted(loss, part) -> str:
         told = lambda name: " to ".join(f"{x:.1f}" for x in part[name])
@@ -266,10 +264,16 @@ def answer_length(
     said = []
     for against, group in differences.groupby("against", sort=False):
         done, missing = group[group.seeds > 0], group[group.seeds == 0].epochs.unique()
-        each = [after(e, part) for e, part in done.groupby("epochs", sort=False)][::-1]
+        first = done[done.measure == "accuracy"]
+        parts = [", ".join(map(told, first.itertuples()))] if len(first) else []
+        several = done[(done.seeds > 1) | (done.seeds.max() == 1)]
+        last = several[(several.epochs == several.epochs.max()) & (several.measure != "accuracy")]
+        if len(last):
+            others = (f"{MEASURES[r.measure]} {text(r)}" for r in last.itertuples())
+            parts.append(f"after {last.epochs.iloc[0]} epochs also {', '.join(others)}")
         if len(missing):
-            each.append(f"{NOT_RUN}: {', '.join(map(str, missing))} epochs")
-        said.append(f"- **Hybrid minus {against}.** {'; '.join(each)}.")
+            parts.append(f"{NOT_RUN}: {', '.join(map(str, missing))} epochs")
+        said.append(f"- **Hybrid minus {against}**, points of accuracy: {'; '.join(parts)}.")
     done = table[(table.measure == "accuracy") & (table.runs_done > 0)]
     ends = {loss: part.iloc[[0, -1]] for loss, part in done.groupby("loss", sort=False)}
     if fits := [fitted(loss, part) for loss, part in ends.items() if part.epochs.nunique() > 1]:
@@ -282,13 +286,13 @@ def _lines(read):
     found = read("length_differences")
     return [
         line(
-            f"{r.epochs} epochs: accuracy, hybrid - {r.against}",
+            f"{r.epochs} epochs, {MEASURES[r.measure]}, hybrid - {r.against}",
             np.nan,
             interval_text(r, sign="+"),
             r.seeds,
             found.study,
         )
-        for r in found.rows("measure == 'accuracy'")
+        for r in found.rows("measure == 'accuracy' or seeds > 0")
     ]
 
 
