@@ -139,6 +139,8 @@ def is_light(network: str) -> bool:
 def label(row: str) -> str:
     "A row's name as it is shown; a network's name in `NETWORKS` is taken for its row's."
     row = NETWORKS[row].row if row in NETWORKS else row
+    if row.startswith("Ours"):  # the paper's name; here "ours" are this project's numbers
+        row = row.replace("Ours", "Siamese-GAP", 1)
     return row + (" (DRAE-like)" if row.startswith("Nasser") else "")
 
 

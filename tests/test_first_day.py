@@ -35,8 +35,8 @@ def test_shares_and_place_are_told():
     assert "35 [" in text[0] and "25 [" in text[0]  # (14 - 8) / (32 - 8) of the way
     assert "50 [" in text[1] and "of the way" not in text[1]  # KL-0 and KL-2 not told apart
     shown = show_grades(table)
-    assert list(shown) == ["Ours, cross-entropy", "Ours, hybrid"]
-    assert "not told apart" in shown.loc["place of KL-1", "Ours, hybrid"]
+    assert list(shown) == ["Siamese-GAP, cross-entropy", "Siamese-GAP, hybrid"]
+    assert "not told apart" in shown.loc["place of KL-1", "Siamese-GAP, hybrid"]
     fig = draw_unseen(every, table, "made up")
     assert [len(ax.get_legend_handles_labels()[1]) for ax in fig.axes] == [5, 2]
     assert len(draw_unseen({SHIPPED: every["Ours, ce"]}, table, "one").axes) == 2
@@ -61,7 +61,7 @@ def test_thresholds_worth_acting_on(good, told):
     low = np.full(len(THRESHOLDS), -0.1)
     low[good] = 0.1
     acted = pd.DataFrame(dict(row="Ours, ce", threshold=THRESHOLDS, low=low, everybody=0.05))
-    assert worth(acted).endswith(f"Ours, cross-entropy, {told}.")
+    assert worth(acted).endswith(f"Siamese-GAP, cross-entropy, {told}.")
     low[[2, 7]] = 0.1
     if told == "none":
         assert worth(acted.assign(low=low)).endswith("0.15, 0.40.")
@@ -78,6 +78,6 @@ def test_strata_count_what_has_a_difference():
             dict(stratum="second quarter", against="the other quarters"),
         ]
     ).assign(difference_high=0.2, **ends)
-    assert strata_sentence(layers).endswith("Ours, cross-entropy (two grades) 1 of 2.")
+    assert strata_sentence(layers).endswith("Siamese-GAP, cross-entropy (two grades) 1 of 2.")
     assert len(draw_strata(layers, "made up").axes) == 1
     plt.close("all")

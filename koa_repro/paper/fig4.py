@@ -141,7 +141,7 @@ def _control(run, own, column, unit):
 # %% ../../nbs/paper/fig4.ipynb #28ca0a35
 def show_cam(table: pd.DataFrame) -> pd.DataFrame:
     "The table to be read; a network without a run says so."
-    lines, said = [], dict(Ours="most precise", Tiulpin="less precise than Ours")
+    lines, said = [], dict(Ours="most precise", Tiulpin="less precise")
     for _, r in table.iterrows():
         if r.seeds_both == 1:
             difference = f"{r.difference:+.2f} (one run of each)"
@@ -149,7 +149,7 @@ def show_cam(table: pd.DataFrame) -> pd.DataFrame:
             difference = interval_text(r, "difference", sign="+") if r.seeds_both > 1 else ""
         line = {"network": label(r.row), "paper": said.get(r.row, "")}
         line |= {"preference": interval_text(r, "preference"), "runs": runs_of(r)}
-        line["Ours minus it (Holm)"] = difference
+        line[f"{label('Ours')} minus it (Holm)"] = difference
         line["random weights"] = interval_text(r, "untrained") if r.runs_done else ""
         line["largest possible"] = f"{r.ceiling:.2f}" if r.runs_done else ""
         lines.append(line)
@@ -171,7 +171,7 @@ def show_controls(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reading_table(levels: Found, apart: Found) -> pd.DataFrame:  # one line a reading and network
-    "The preference in every reading, and Ours minus it, unadjusted."
+    "The preference in every reading, and Siamese-GAP minus it, unadjusted."
     lines = []
     for (row, r), i in levels.items():
         line = dict(reading=READINGS[r], row=row, estimate=i.estimate, low=i.low, high=i.high)
@@ -211,9 +211,9 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
         if r.runs_done and r.row != "Ours"
     ]
     said = [
-        f"Ours has a preference of {interval_text(ours, 'preference')}, which leans {leans}; "
-        f"with random weights it has {interval_text(ours, 'untrained')}. Run by run it is {runs}; "
-        f"beside it stand {', '.join(beside) or 'none'}."
+        f"{label('Ours')} has a preference of {interval_text(ours, 'preference')}, which leans "
+        f"{leans}; with random weights it has {interval_text(ours, 'untrained')}. Run by run it is "
+        f"{runs}; beside it stand {', '.join(beside) or 'none'}."
     ]
     sign = lambda row, r: np.sign(apart[row, r].estimate)
     turns = {r for row, r in apart if sign(row, r) != sign(row, MAIN)}

@@ -32,6 +32,7 @@ from koa_repro.results import (
     claim_line,
     difference_text,
     interval_text,
+    label,
     line,
     register,
     runs_of,
@@ -68,7 +69,7 @@ def show_separation(networks: Mapping[str, Found]) -> pd.DataFrame:
     better, lines = dict(scatter=-1, scatter_standardised=-1, knn=1, silhouette=1), []
     for network, found in networks.items():
         for m, name in MEASURES.items():
-            line = {"network": network, "measure": name, "paper, hybrid": paper.get(m, "")}
+            line = {"network": label(network), "measure": name, "paper, hybrid": paper.get(m, "")}
             for loss, said in LOSS_NAMES.items():
                 i = found.get((m, loss))
                 line[said] = interval_text(i.row(), digits=3) if i else NOT_RUN
@@ -219,7 +220,7 @@ def _lines(read):
     found = read("fig6_features")
     return [
         line(
-            f"Fig. 6, {r.network}, {LOSS_NAMES[r.loss]}, {told[r.measure][0]}",
+            f"Fig. 6, {label(r.network)}, {LOSS_NAMES[r.loss]}, {told[r.measure][0]}",
             np.nan,
             interval_text(r, scale=told[r.measure][1]),
             runs_of(r),

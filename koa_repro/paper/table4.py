@@ -165,14 +165,14 @@ def against_table(
 
 
 def leads(against: pd.DataFrame) -> str:  # from `against_table`
-    "Above and below which networks Ours lies, in a sentence."
+    "Above and below which networks Siamese-GAP lies, in a sentence."
     some = against[against.row.isin(others())]
     named = lambda rows: ", ".join(map(label, rows)) or "none"
     up, down = some.row[some.low > 0], some.row[some.high < 0]
     return (
-        f"Of the sixteen others {len(some)} can be compared with Ours; by their 95% intervals it "
-        f"is more accurate than: {named(up)}; less than: {named(down)}. After Holm's correction "
-        f"p is below 0.05 for: {named(some.row[some.p_holm < 0.05])}."
+        f"Of the sixteen others {len(some)} can be compared with {label('Ours')}; by their 95% "
+        f"intervals it is more accurate than: {named(up)}; less than: {named(down)}. After Holm's "
+        f"correction p is below 0.05 for: {named(some.row[some.p_holm < 0.05])}."
     )
 
 # %% ../../nbs/paper/table4.ipynb #21d00a27
@@ -199,7 +199,7 @@ def comparison_claims(
 
 
 def lightness(table: pd.DataFrame) -> str:
-    "How many of the sixteen have more parameters, and more multiply-adds, than Ours."
+    "How many of the sixteen have more parameters, and more multiply-adds, than Siamese-GAP."
     t = table.set_index("row")[["parameters", "multiply_adds"]]
     more = (t.loc[others()] > t.loc["Ours"]).sum()
     return (
@@ -238,7 +238,7 @@ def _headlines(read):
     verdict = next((c.verdict for c in claims.rows("id == 'C06'")), "")
     return [
         Headline(
-            "Ours - Tiulpin",
+            f"{label('Ours')} - Tiulpin",
             *(r.paper, r.ours, r.low, r.high),
             "points",
             verdict,

@@ -180,7 +180,7 @@ def draw_training(rows: Rows, title: str) -> plt.Figure:
         handles = dict(zip(*ax.get_legend_handles_labels()[::-1]))  # one a name
         if handles:
             ax.legend(handles.values(), handles)
-    heading(fig, f"Training of Ours: {title}")
+    heading(fig, f"Training of {label('Ours')}: {title}")
     return fig
 
 # %% ../../nbs/paper/table6.ipynb #70a9e4b9
