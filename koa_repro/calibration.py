@@ -86,20 +86,28 @@ def recalibration(
     free = what == "slope"
     x = np.stack([np.ones_like(logit), logit][: 1 + free], 1)  # (N, k)
     products = (x[:, :, None] * x[:, None]).reshape(len(x), -1)  # (N, k * k)
-    ends = x[[logit.argmin(), logit.argmax()]]
+    offset = 0 if free else logit
+
+    def likelihood(beta, w):  # (b,), its logarithm
+        eta = beta @ x.T + offset
+        return (w * (y * eta - np.logaddexp(0, eta))).sum(1)
 
     def fit(weights, start):
         beta, live = np.repeat(start[None], len(weights), 0), np.arange(len(weights))
-        for _ in range(50):
+        for _ in range(100):
             w = weights[live]
-            p = expit(beta[live] @ x.T + (0 if free else logit))
+            p = expit(beta[live] @ x.T + offset)
             slope, curve = (w * (y - p)) @ x, (w * p * (1 - p)) @ products
             curve = curve.reshape(-1, x.shape[1], x.shape[1])
             flat = np.linalg.det(curve) < 1e-9 * w.sum(1) ** x.shape[1]
             curve[flat], slope[flat] = np.eye(x.shape[1]), np.nan
             step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
-            # no logit moves by more than 5 at once: far from the maximum Newton oversteps
-            step *= np.minimum(1, 5 / np.maximum(abs(step @ ends.T).max(1), 1e-300))[:, None]
+            now = likelihood(beta[live], w)  # far from the maximum Newton oversteps: half the step
+            for _ in range(60):
+                worse = likelihood(beta[live] + step, w) < now - 1e-12 * abs(now)
+                if not worse.any():
+                    break
+                step[worse] /= 2
             beta[live] += step
             live = live[abs(step).max(1) > 1e-8]
             if not len(live):

@@ -10,7 +10,7 @@ __all__ = ['GRID', 'PREVALENCE', 'THRESHOLDS', 'roc_curve', 'roc_band', 'decisio
 
 # %% ../nbs/library/discrimination.ipynb #dis00003
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +20,7 @@ from .calibration import tempered
 from .data import GRADES, KneeSet
 from .paths import manifests
 from .plotting import COLORS, PAGE, heading
-from .rows import Rows, aligned, shared_seeds
+from .rows import Rows, aligned, fit_of, shared_runs
 from .runs import Run, derived, reopen
 from .specs import RunSpec
 from koa_repro.stats import (
@@ -36,7 +36,6 @@ from koa_repro.stats import (
     measure,
     net_benefit,
     percentile,
-    stack,
     widened,
 )
 from .stats import cohen_kappa as agreement
@@ -152,7 +151,7 @@ def five_grades(
         "balanced accuracy": bootstrap_interval(_balanced_accuracy(p), drawn=drawn, bounds=(0, 1)),
         "quadratic kappa": agreement(called, p.label, p.participant, **scale),
     }
-    for g in p.grades:
+    for g in (g for g in p.grades if (p.kl == g).any()):
         share = share_called(p.score, p.kl == g, p.participant, drawn)
         found[f"KL-{g} called KL >= 2"] = share
     return found
@@ -211,10 +210,10 @@ def couples(
     lead: str,  # one of them
 ) -> dict[str, tuple[Predictions, Predictions]]:  # other row -> (lead, other)
     "One row beside each other row, over the seeds that both have, all on the same knees."
-    both = {name: shared_seeds(rows, lead, name) for name in rows if name != lead}
-    frames = {(name, i): side for name, sides in both.items() for i, side in enumerate(sides)}
-    found = stack({f"{name}/{i}": side for (name, i), side in frames.items()}) if frames else {}
-    return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name, i in frames if i == 0}
+    both = {name: shared_runs(rows, lead, name) for name in rows if name != lead}
+    every = {f"{name}/{i}": side for name, sides in both.items() for i, side in enumerate(sides)}
+    found = aligned(every)
+    return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name, sides in both.items() if sides}
 
 
 def auc_differences(
@@ -226,7 +225,12 @@ def auc_differences(
     if not pairs:
         return {}
     drawn = draws(next(iter(pairs.values()))[0].participant, n)
-    found = {name: mean_difference([pair], "auc", drawn=drawn) for name, pair in pairs.items()}
+    found = {
+        name: replace(
+            mean_difference([pair], "auc", drawn=drawn), **fit_of(*(side.runs for side in pair))
+        )
+        for name, pair in pairs.items()
+    }
     return holm_intervals(found, family)
 
 

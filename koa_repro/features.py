@@ -152,12 +152,16 @@ def separations(
     found, fit = {}, fit_of(*(sets[loss].runs for loss in ("hybrid", "ce")))
     for m in MEASURES:
         for loss, p in parts.items():
-            found[m, loss] = bootstrap_interval(p[m], drawn=drawn)
+            found[m, loss] = bootstrap_interval(p[m], drawn=drawn, bounds=_BOUNDS[m])
     for m in MEASURES:
         pair = (parts["hybrid"][m], parts["ce"][m])
         apart = mean_difference([pair], drawn=drawn)
         found[m, "difference"] = replace(apart, **fit)
     return found
+
+
+_BOUNDS = dict(knn=(0, 1), silhouette=(-1, 1))
+_BOUNDS |= dict.fromkeys(("scatter", "scatter_standardised", "size"), (0, np.inf))
 
 
 def _parts(s):

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -475,12 +476,13 @@ def interval_text(
     scale: float = 1,
     digits: int = 2,
     sign: str = "",  # "+" shows the sign of a positive number
-) -> str:  # "84.28 [81.87, 86.51]", or "not run" where the value is missing
+) -> str:  # "84.28 [81.87, 86.51]"; "not run", or "undefined" where runs or knees are told
     "An estimate with its 95% interval, and the share of undefined resamples where there are some."
     point = f"{value}_estimate" if f"{value}_estimate" in row else value
     ends = [f"{value}_low", f"{value}_high"] if f"{value}_low" in row else ["low", "high"]
     if pd.isna(row[point]):
-        return NOT_RUN
+        done = (row.get(k, 0) for k in ("runs_done", "seeds", "knees"))
+        return "undefined" if any(isinstance(d, Real) and d > 0 for d in done) else NOT_RUN
     estimate, low, high = (f"{scale * row[c]:{sign}.{digits}f}" for c in (point, *ends))
     lost = f"{row['undefined']:.0%} of resamples undefined" if row.get("undefined", 0) > 0 else ""
     if pd.isna(row[ends[0]]):

@@ -125,4 +125,4 @@ def row_difference(
         return None
     runs = stack(dict(zip("ab", both)))
     found = mean_difference([(runs["a"], runs["b"])], **kwargs)
-    return replace(found, **fit_of(rows[a], rows[b]))
+    return replace(found, **fit_of(*shared_runs(rows, a, b)))

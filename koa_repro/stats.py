@@ -103,7 +103,7 @@ def binary_metrics(
     score,  # (N,) probability of KL-2
 ) -> dict:  # metric -> float, in [0, 1]
     "The metrics of Tables III, IV and VII and Fig. 8. Raises `ValueError` naming a bad row."
-    y, score = _binary("labels", y), numbers("scores", score)
+    y, score = _binary("labels", y), numbers("scores", score, 0, 1)
     if y.ndim != 1 or y.shape != score.shape:
         raise ValueError(
             f"Labels {y.shape} and scores {score.shape} must be two vectors of the same length."

@@ -224,6 +224,14 @@ def test_a_slope_without_a_maximum_is_no_number():
     assert np.isfinite(recalibration(logit, y, "intercept")(ones))
     assert np.isnan(recalibration(np.zeros(5), y)(ones))
     assert recalibration(np.zeros(5), y, "intercept")(ones) == pytest.approx(np.log(2 / 3))
+    far = recalibration(np.full(3, -2.7), np.array([1, 0, 0]), "intercept")(np.ones((1, 3)))
+    assert far == pytest.approx(2.7 - np.log(2))  # Newton's own steps would go to and fro
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=200)
+    steep = rng.random(200) < 1 / (1 + np.exp(-4 * x))
+    known = recalibration(x, steep)(np.ones((1, 200)))
+    sure = recalibration(np.append(x, 87), np.append(steep, True))(np.ones((1, 201)))
+    assert known == pytest.approx(sure)  # a knee that is as certain as can be adds nothing
     alone = np.array([[1.0, 1, 1, 0, 0]])  # knees of one grade
     for what in ("slope", "intercept"):
         assert np.isnan(recalibration(logit, y, what)(alone))

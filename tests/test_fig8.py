@@ -88,7 +88,13 @@ def write(spec, store, p: Predictions):
     frame = frame.assign(
         **{f"p{j}": p.probability[0][:, j] for j in range(len(p.grades))}, weights="best"
     )
-    write_run(spec, store / spec.id, frame, [dict(epoch=1)], dict(device="none"))
+    write_run(
+        spec,
+        store / spec.id,
+        frame,
+        [dict(epoch=1, train_accuracy=0.9, val_accuracy=0.8)],
+        dict(device="none"),
+    )
     return Run(spec, store / spec.id)
 
 
@@ -382,8 +388,20 @@ def test_areas_tests_and_differences_agree(study):
         == pytest.approx(difference.auc.mean())
         == pytest.approx(table.auc[LEAD] - table.auc["Ours, ce"])
     )
+    assert found["Ours, ce"].trained == "convergence not shown"  # so it decides no claim
     assert difference.p.between(0, 1).all() and "p_holm" not in tests  # of single runs
     assert table.loc[LEAD].auc_low < table.loc[LEAD].auc < table.loc[LEAD].auc_high
+
+
+def test_a_grade_without_a_knee_is_left_out(study):
+    p = made_up(n=200)
+    four = replace(
+        p, **{k: getattr(p, k)[p.kl < 4] for k in ("file", "participant", "kl", "label")}
+    )
+    four = replace(four, probability=p.probability[:, p.kl < 4])
+    found = five_grades(four, 200)
+    assert "KL-3 called KL >= 2" in found and "KL-4 called KL >= 2" not in found
+    assert roc._severe_claim(study, found)["verdict"] == "not decided"
 
 
 def test_a_seed_without_its_partner_is_left_out(study):

@@ -139,6 +139,18 @@ def test_lengths_are_compared_by_the_same_seeds(
     assert chosen_lengths(found) == {"hybrid": epochs_hybrid, "cross-entropy": 60}
 
 
+def test_other_seeds_at_every_length_are_no_reason_for_no_choice(study):
+    one, two = [Known(0.8, 0.6), None], [None, Known(0.8, 0.9)]
+    found = rows(study, ce_60=one, hybrid_60=one, ce_180=two, hybrid_180=two)
+    assert chosen_lengths(found) == {"hybrid": 60, "cross-entropy": 60}
+
+
+def test_a_share_stays_between_0_and_1(study):
+    found = rows(study, ce_60=[Known(1.0, 0.9), Known(0.7, 0.9)])
+    table = length_table(found).dropna(subset=["low"])
+    assert len(table) == 3 and table.low.min() >= 0 and table.high.max() <= 100
+
+
 def test_a_length_without_its_double_is_no_choice(study):
     "Whether 120 or 360 epochs were enough, nobody could say."
     both = [Known(0.8, 0.6), Known(0.8, 0.5)]

@@ -85,6 +85,8 @@ def test_degenerate_metrics():
         stats.binary_metrics([1, 1], [0.2, 0.9])["specificity"]
     )
     assert stats.binary_metrics([1, 0], [0.1, 0.1])["f1"] == 0
+    with pytest.raises(ValueError, match="scores"):
+        stats.binary_metrics([0, 1, 1], [-3, 2, 0.4])  # logits
     assert stats.binary_metrics([0, 0], [0.1, 0.1])["f1"] == 0
     assert (
         stats.binary_metrics([0, 1], [0.1, 0.5])["sensitivity"] == 1

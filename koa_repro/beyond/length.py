@@ -86,7 +86,7 @@ def length_table(
         for measure in MEASURES:
             more = {}
             if done:
-                i = bootstrap_interval(statistic_of(p, measure), p.participant)
+                i = bootstrap_interval(statistic_of(p, measure), p.participant, bounds=(0, 1))
                 more = {k: 100 * getattr(i, k) for k in ENDS}
             lines.append(line | dict(measure=measure) | more)
     columns = ["loss", "epochs", "measure", *ENDS, "training", "validation"]
@@ -155,7 +155,7 @@ def difference_rows(
             names = ("hybrid", epochs), (other, epochs)
             both = shared_seeds(rows, *names)
             runs = stack(dict(zip("ab", both))) if both else {}
-            fit = fit_of(*(rows[name] for name in names))
+            fit = fit_of(*shared_runs(rows, *names))
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
                 if both:
@@ -195,6 +195,8 @@ def chosen_lengths(
     }
     lengths = [e for e, n in seeds.items() if n and n == max(seeds.values())]
     names = [name for e in lengths for name in pair(e)]
+    if names and not shared_runs(rows, *names):  # other seeds at every length: the shortest
+        lengths, names = lengths[:1], pair(lengths[0])
     runs = dict(zip(names, shared_runs(rows, *names))) if names else {}
     last = lambda loss, e: np.mean([validated(r) for r in runs[loss, e]])
     return {loss: max(lengths, key=lambda e: last(loss, e)) for loss in PAIR} if runs else {}
@@ -224,11 +226,13 @@ def chosen_table(
     own = {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
     if own:
         both = stack(dict(zip(PAIR, shared_seeds(own, *PAIR))))
-        sides = dict(zip(SHOWN, ((own["hybrid"],), tuple(own[loss] for loss in PAIR))))
+        shared = shared_runs(own, *PAIR)
+        sides = dict(zip(SHOWN, (shared[:1], shared)))
         for measure in MEASURES:
             a, b = (statistic_of(both[loss], measure) for loss in PAIR)
             people = both["hybrid"].participant
-            found = bootstrap_interval(a, people), paired_difference(a, b, clusters=people)
+            alone = bootstrap_interval(a, people, bounds=(0, 1))
+            found = alone, paired_difference(a, b, clusters=people)
             for what, i in zip(SHOWN, found):
                 ends = {k: 100 * getattr(i, k) for k in ENDS}
                 fit = dict(seeds=i.seeds, trained=fit_of(*sides[what])["trained"])

@@ -9,6 +9,7 @@ __all__ = ['Looked', 'Found', 'shown_networks', 'looked_at', 'preferences', 'cam
 # %% ../../nbs/paper/fig4.ipynb #28ca0a04
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +43,7 @@ from koa_repro.results import (
     runs_of,
     text_table,
 )
-from ..rows import Rows
+from ..rows import Rows, fit_of, shared_runs
 from ..runs import derived_together
 from ..specs import build_network
 from ..stats import Interval, bootstrap_interval, draws, holm_intervals, mean_difference
@@ -92,7 +93,8 @@ def preferences(
             both = [(x, y) for x, y in zip(values["Ours"], v) if x is not None and y is not None]
             if both and row != "Ours":
                 pair = tuple(map(np.stack, zip(*both)))
-                apart[row, reading] = mean_difference([pair], drawn=drawn)
+                fit = fit_of(*shared_runs(rows, "Ours", row))
+                apart[row, reading] = replace(mean_difference([pair], drawn=drawn), **fit)
     return levels, apart
 
 

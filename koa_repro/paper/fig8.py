@@ -268,7 +268,9 @@ def _auc_claim(
     rivals = list(filter(_is_rival, rows))
     for r in (r for r in rivals if r in differences):
         parts.append(decide(differences[r], "above"))
-        words.append(f"minus {label(r)}: {interval_text(differences[r].row(), digits=3, sign='+')}")
+        words.append(
+            f"minus {label(r)}: {interval_text(differences[r].row(), digits=3, sign='+')} (Holm)"
+        )
     if absent := [r for r in rivals if r not in differences]:
         parts.append("not decided")
         names = ", ".join(map(label, absent))
@@ -282,9 +284,10 @@ def _severe_claim(
     five: Mapping[str, Interval] | None,  # of LEAD, from `five_grades`; None where not run
 ) -> dict:
     "C21, decided by its rule."
-    found = {g: five[f"KL-{g} called KL >= 2"] for g in (3, 4)} if five else {}
+    keys = {g: f"KL-{g} called KL >= 2" for g in (3, 4)}
+    found = {g: five[key] for g, key in keys.items() if key in five} if five else {}
     words = [f"KL-{g} {i.estimate:.1%} [{i.low:.1%}, {i.high:.1%}]" for g, i in found.items()]
-    return claim_line("C21", "; ".join(words) or NOT_RUN, found, study)
+    return claim_line("C21", "; ".join(words) or NOT_RUN, found, study, len(found) == len(keys))
 
 
 def roc_claims(

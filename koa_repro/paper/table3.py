@@ -26,7 +26,7 @@ from koa_repro.results import (
     register,
     runs_of,
 )
-from ..rows import Rows, aligned, fit_of, row_difference, shared_seeds
+from ..rows import Rows, aligned, fit_of, row_difference, shared_runs, shared_seeds
 from ..runs import RunSpec
 from ..stats import Interval, bootstrap_metrics, holm_intervals, mean_difference, stack
 from ..study import Study, study_specs
@@ -112,7 +112,8 @@ def _mean_difference(rows, n) -> Interval | None:
         return None
     runs = stack(dict(zip(twelve, sides)))
     found = mean_difference([(runs[f"gap {p}"], runs[f"gmp {p}"]) for p in PLACEMENTS], n=n)
-    of = lambda pool: [r for p in PLACEMENTS for r in rows[f"{pool} {p}"]]
+    shared = dict(zip(twelve, shared_runs(rows, *twelve)))
+    of = lambda pool: [r for p in PLACEMENTS for r in shared[f"{pool} {p}"]]
     return replace(found, **fit_of(of("gap"), of("gmp")))
 
 

@@ -8,6 +8,7 @@ __all__ = ['grid_runs', 'extent', 'optimism', 'grid_table', 'show_grid', 'span_s
 
 # %% ../../nbs/paper/table5.ipynb #22d3f614
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +25,7 @@ from koa_repro.results import (
     register,
     rows_of,
 )
-from ..rows import Rows, aligned
+from ..rows import Rows, aligned, fit_of
 from ..runs import Run, RunSpec, read_spec, references
 from koa_repro.stats import (
     Interval,
@@ -235,7 +236,8 @@ def row_differences(
         pick = {x: mine[x, choose(_row_predictions(mine, x, "val"))] for x in (a, b)}
         for split in ("val", "test"):
             p = aligned(pick, split)
-            found[a, b, split] = paired_difference(p[a], p[b], n=n)
+            apart = paired_difference(p[a], p[b], n=n)
+            found[a, b, split] = replace(apart, **fit_of(pick[a], pick[b]))
     return found
 
 

@@ -279,8 +279,8 @@ def alike_table(
             continue
         x, z, ones = label_confidence(s, name)[:, at], y[at], np.ones((1, at.sum()))
         drawn, line = draws(s.participant[at], 2000), dict(network=name, knees=group)
-        for k, of in (("spearman", spearman_of), ("distance", wasserstein_of)):
-            i = bootstrap_interval(of(x, z), drawn=drawn)
+        for k, of, low in (("spearman", spearman_of, -1), ("distance", wasserstein_of, 0)):
+            i = bootstrap_interval(of(x, z), drawn=drawn, bounds=(low, 1))
             line |= i.ends(k)
         person = np.unique(s.participant[at], return_inverse=True)[1]
         swap = (rng.random((swaps, person.max() + 1)) < 0.5)[:, person]
