@@ -25,7 +25,7 @@ from .knee_files import FAULTS, corner
 from .layouts import AUTOMATIC, Listing, gaps, look, person
 from .letters import side_letters
 from .paths import write_whole
-from .privacy import code, plain, published
+from .privacy import code, published
 from koa_repro.radiographs import (
     UnreadableRadiograph,
     as_knee,
@@ -55,12 +55,12 @@ def _examined(path: Path) -> dict:
         found["letters"] = side_letters(eight)
         knee = as_knee(grey)
         if knee.wrong:
-            return found | dict(wrong=plain(knee.wrong))
+            return found | dict(wrong=knee.wrong)
         small = Image.fromarray(knee.roi).resize((_SMALL, _SMALL), Image.Resampling.BOX)
         found |= dict(polarity=knee.polarity, inverted=knee.inverted, small=np.asarray(small))
         found["corner"] = float(corner(knee.roi[None], np.array(["R"]))[0])
     except UnreadableRadiograph as e:
-        found["wrong"] = plain(str(e))
+        found["wrong"] = str(e)
     except OSError as e:
         found["wrong"] = f"cannot be opened ({e.strerror or type(e).__name__})"
     except Exception as e:  # one bad file never stops the rest

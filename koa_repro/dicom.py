@@ -7,7 +7,9 @@ __all__ = ['read_dicom']
 
 # %% ../nbs/library/dicom.ipynb #cebfbeda
 import io
+import logging
 import re
+import warnings
 import zlib
 
 import numpy as np
@@ -27,6 +29,8 @@ from koa_repro.pictures import (
 )
 
 # %% ../nbs/library/dicom.ipynb #45ba05fd
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
+
 _TAGS = (
     "Modality BodyPartExamined ViewPosition PatientOrientation SeriesDescription "
     "ImageLaterality Laterality FrameLaterality MeasurementLaterality "
@@ -77,6 +81,15 @@ def _parse(data):  # -> Dataset
     return dataset
 
 
+_KINDS = "RGB|PALETTE COLOR|HSV|ARGB|CMYK|YBR_(FULL|FULL_422|PARTIAL_42[02]|RCT|ICT)"
+_OTHERS = "BI|BMD|CT|ECG|ES|GM|IO|IVUS|KO|MG|MR|NM|OCT|OP|PR|PT|PX|SM|SR|US|XC"  # modalities
+
+
+def _named(what, value, terms) -> str:
+    "A value is told where it is a term of DICOM: any tag may hold a patient's name by mistake."
+    return f"of {what} {value}" if re.fullmatch(terms, value) else f"of another {what}"
+
+
 def _text(dataset, tag) -> str:
     return str(dataset.get(tag) or "").strip().upper()
 
@@ -84,19 +97,22 @@ def _text(dataset, tag) -> str:
 def _check_kind(dataset, knee):
     "Raises `UnreadableRadiograph` where the tags say that this is no radiograph of a knee."
     if (modality := _text(dataset, "Modality")) not in _MODALITIES:
-        raise UnreadableRadiograph(f"is of modality {modality[:16]}; give a radiograph")
+        told = _named("modality", modality, _OTHERS)
+        raise UnreadableRadiograph(f"is {told}; give a radiograph")
     if other := _OTHER_PARTS.search(part := _text(dataset, "BodyPartExamined")):
         if "KNEE" not in part:
             raise UnreadableRadiograph(f"is of another part of the body ({other[0]}), not a knee")
-    if knee and _OTHER_VIEWS.fullmatch(view := _text(dataset, "ViewPosition")):
-        raise UnreadableRadiograph(f"is another view ({view[:16]}); give an AP or PA radiograph")
+    if _OTHER_VIEWS.fullmatch(view := _text(dataset, "ViewPosition")):
+        told = _named("view", view, "LL|RL|LAT|LATERAL|AXIAL|SKYLINE|SUNRISE|MERCHANT")
+        raise UnreadableRadiograph(f"is {told}; give an AP or PA radiograph")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise UnreadableRadiograph("is a multi-frame DICOM; export the one frame that is meant")
-    kind = dataset.get("PhotometricInterpretation")
+    kind = str(dataset.get("PhotometricInterpretation") or "")
+    if not kind and not dataset.get("Rows"):
+        raise UnreadableRadiograph("is a DICOM that is cut short or has no picture; fetch it again")
     if kind not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):
         raise UnreadableRadiograph(
-            f"is a DICOM of kind {str(kind or 'unknown')[:16]}; "
-            "export it as MONOCHROME1 or MONOCHROME2"
+            f"is a DICOM {_named('kind', kind, _KINDS)}; export it as MONOCHROME1 or MONOCHROME2"
         )
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise UnreadableRadiograph("is a DICOM without a picture; export the image itself")
@@ -293,6 +309,8 @@ def _grey(dataset) -> np.ndarray:  # (H, W) float32 in [0, 1], bright as the tag
         for item in dataset.get(name) or []:  # pydicom would overflow at 8 bits, refuse 12
             item.LUTDescriptor = [*item.LUTDescriptor[:2], 16]
     windowed = all(dataset.get(f"Window{x}") not in (None, "") for x in ("Center", "Width"))
+    if windowed and not float(np.atleast_1d(dataset.WindowWidth)[0]):
+        raise UnreadableRadiograph("declares a window of width 0; export it with another, or none")
     dark = dataset.PhotometricInterpretation == "MONOCHROME1"
     dark |= _text(dataset, "PresentationLUTShape") == "INVERSE"
     if windowed or dataset.get("VOILUTSequence"):
@@ -310,6 +328,8 @@ def _grey(dataset) -> np.ndarray:  # (H, W) float32 in [0, 1], bright as the tag
     if not high > low:
         raise UnreadableRadiograph("shows nothing: its tags make every pixel the same grey")
     grey = np.clip((grey - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    if windowed and np.ptp(grey[~padding]) == 0 < np.ptp(stored[~padding]):
+        raise UnreadableRadiograph("shows nothing in its own window; export it with another")
     grey = 1 - grey if dark else grey
     if not windowed:
         grey = stretched(grey, ~padding)
@@ -340,10 +360,12 @@ def read_dicom(
     """Grey (H, W) float32 in [0, 1], bright as the tags say; spacing (mm a pixel, row and column)
     and side ("L", "R"), or None. Raises `UnreadableRadiograph`."""
     try:
-        dataset = _parse(data)
-        _check_kind(dataset, knee)
-        side, spacing = _side(dataset, knee), _spacing(dataset)
-        return *_upright(dataset, _grey(dataset), spacing), side
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they may quote what a file says
+            dataset = _parse(data)
+            _check_kind(dataset, knee)
+            side, spacing = _side(dataset, knee), _spacing(dataset)
+            return *_upright(dataset, _grey(dataset), spacing), side
     except (UnreadableRadiograph, MemoryError):
         raise
     except Exception as e:

@@ -23,7 +23,7 @@ from .duplicates import copies, texture
 from .layouts import ABOUT, AUTOMATIC, HINT, LITTER, Listing, gaps, look, split_of
 from .patches import ROI
 from .paths import manifests, repository
-from .privacy import code, plain, printable
+from .privacy import code, printable
 from koa_repro.radiographs import (
     UnreadableRadiograph,
     as_knee,
@@ -201,7 +201,7 @@ class KneeFilesError(ValueError):
         "The same with codes for files' names, for what is logged or reported."
         name = lambda file: code(file, "file")
         faults = {kind: [name(f) for f in getattr(self, kind)] for kind in FAULTS}
-        reasons = {name(f): plain(why) for f, why in self.reasons.items()}
+        reasons = {name(f): why for f, why in self.reasons.items()}
         told = "the folder given (names are coded: `koa check FOLDER --find CODE` finds a file)"
         return KneeFilesError(told, faults, reasons)
 

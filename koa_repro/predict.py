@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'LIMITS', 'Spot', 'outside', 'spots_of', 'phantom_film', '
 
 # %% ../nbs/library/predict.ipynb #prd00003
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from .composites import Picker, picture, random_film
 from .explain import draw_class_map, lay_over, strongest
 from .grader import Grader, own_grader
-from .layouts import is_picture, person_and_side, readable, walk
+from .layouts import LITTER, NO_PICTURE, is_picture, person_and_side, readable, walk
 from .letters import side_letters
 from .localise import cut, directions, find_knees
 from .paths import write_whole
@@ -143,8 +144,17 @@ def phantom_film(
 
 
 def draw_example(path: Path) -> Path:
-    "Write the simulated film as a picture."
-    return write_whole(path, Image.fromarray(phantom_film()).save)
+    "Write the simulated film as a picture. Raises `ValueError` where another file is there."
+    film = phantom_film()
+    if path.exists():
+        try:
+            there = np.asarray(Image.open(path))
+        except OSError:
+            there = np.empty(0)
+        if there.shape != film.shape or abs(np.subtract(there, film, dtype=int)).max() > 2:
+            raise ValueError(f"{path} is another picture: choose another folder for the example.")
+        return path
+    return write_whole(path, Image.fromarray(film).save)
 
 # %% ../nbs/library/predict.ipynb #prd00011
 COLUMNS = "file side p0 p2 grade confidence doubtful notes x y edge".split()
@@ -249,23 +259,51 @@ LIMITS = (
 )
 
 
+_FAULTS = dict(unlisted="a folder that cannot be listed", irregular="no regular file")
+
+
 def files_of(
     paths: str | Path | Sequence[str | Path],  # files, and folders that are searched
-) -> list[Path]:
+) -> tuple[list[Path], dict[str, str]]:  # the files; what is left out below a folder, and why
     "Every file that is named, and every picture below a folder. Raises `FileNotFoundError`."
-    found = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        path = Path(path).expanduser()
+    found, left = [], {}
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    for path in map(Path, paths):
+        path = path.expanduser()
         if path.is_dir():
-            inside = [path / f for f in walk(path)[0]]
-            found += [f for f in inside if is_picture(f)]
+            inside, out, faults = walk(path)
+            for file in inside:
+                if is_picture(path / file):
+                    found.append(path / file)
+                else:
+                    out[file.as_posix()] = NO_PICTURE
+            for kind, names in faults.items():
+                out |= dict.fromkeys(names, _FAULTS[kind])
+            left |= {readable(str(path / f)): why for f, why in out.items() if why != LITTER}
         elif path.exists():
             found.append(path)
         else:
             raise FileNotFoundError(f"There is no file or folder {path}: check the path.")
     if not found:
-        raise FileNotFoundError(f"There is no picture in {paths}: give PNG, JPEG, TIFF or DICOM.")
-    return list(dict.fromkeys(found))
+        named = ", ".join(map(str, paths))
+        raise FileNotFoundError(f"There is no picture in {named}: give PNG, JPEG, TIFF or DICOM.")
+    once = {}
+    for file in found:
+        once.setdefault(file.resolve(), file)
+    return list(once.values()), left
+
+
+def _spare(files: Sequence[Path], out: Path):
+    "Raises `ValueError` where an answer in `out` would replace a film, or what is no answer."
+    table, page, pictures = (out / name for name in ("predictions.csv", "index.html", "pictures"))
+    for file in files:
+        if any(file.resolve().is_relative_to(p.resolve()) for p in (table, page, pictures)):
+            told = readable(str(file))
+            raise ValueError(f"{told} lies where the answer is written: choose another folder.")
+    head = table.read_bytes()[:200].decode("utf-8", "replace") if table.is_file() else ""
+    if table.exists() != head.startswith(",".join(COLUMNS)) or page.exists() > table.exists():
+        other = table if table.exists() else page
+        raise ValueError(f"{other} is no earlier answer: choose another folder for the new one.")
 
 # %% ../nbs/library/predict.ipynb #prd00017
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;
@@ -306,7 +344,13 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def as_text(table: pd.DataFrame) -> str:
     "All answers for a terminal."
-    return f"{_shown(table).to_string(index=False)}\n\n{LIMITS}\n"
+    return "\n\n".join(filter(None, [_shown(table).to_string(index=False), _left(table), LIMITS]))
+
+
+def _left(table) -> str:  # empty where nothing was left out
+    counts = table.attrs.get("left", {}).items()
+    told = "; ".join(f"{n:,} ({why})" for why, n in counts)
+    return f"Left out below the folders: {told}." if told else ""
 
 
 _COLOURS = (
@@ -323,6 +367,7 @@ def as_page(
     "All answers as an HTML page beside its pictures."
     knees, none = table.grade.notna().sum(), table.grade.isna().sum()
     told = f"Files: {table.file.nunique():,}. Knees: {knees:,}. Files without an answer: {none:,}."
+    told = " ".join(filter(None, [told, _left(table)]))
     body = [f'<p class="limits">{html.escape(LIMITS)}</p><p>{told} {_COLOURS}</p>']
     body.append(_shown(table).to_html(border=0, index=False))
     for file, picture in pictures.items():
@@ -340,22 +385,30 @@ def predict(
     progress: bool = False,  # a bar
 ) -> pd.DataFrame:
     """One row a knee: file, side ("L", "R" or ""), p0, p2, grade (0 or 2), confidence, doubtful,
-    notes, x, y, edge (pixels of the file). A file without a knee has one row, whose notes say why.
-    Raises `FileNotFoundError` where there is nothing to read."""
-    files, rows, pictures = files_of(paths), [], {}
-    grader, out = own_grader(), None if out is None else Path(out)
+    notes, x, y, edge (pixels of the file). A file without a knee has one row, whose notes say why;
+    `attrs["left"]` counts what was left out below folders, by its reason. Raises
+    `FileNotFoundError` where there is nothing to read, `ValueError` where the answer would replace
+    something."""
+    (files, left), rows, pictures = files_of(paths), [], {}
+    out = None if out is None else Path(out)
+    if out:
+        _spare(files, out)
+    grader, done = own_grader(), 0
     if out:
         (out / "pictures").mkdir(parents=True, exist_ok=True)
     try:
         for number, file in enumerate(tqdm(files, disable=not progress, unit="file")):
             reading = read_file(file, grader)
-            rows += reading.rows
+            rows, done = rows + reading.rows, number + 1
             if out and reading.image is not None:
                 name, picture = readable(str(file)), f"pictures/{number:04d}.png"
                 pictures[name] = picture
                 write_whole(out / picture, draw_reading(reading).savefig)
     finally:  # what has been read is written, whatever stops the rest
+        stopped = "was not read: the reading was stopped before it"
+        rows += [dict(file=readable(str(f)), notes=stopped) for f in files[done:]]
         table = _table(rows)
+        table.attrs["left"] = dict(Counter(left.values()))
         if out:
             save = lambda p: table.round(4).to_csv(p, index=False)
             write_whole(out / "predictions.csv", save)

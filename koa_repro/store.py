@@ -79,7 +79,9 @@ def explained(
 ) -> str:
     "All that is known of one run. Raises `ValueError` where none, or several, begin so."
     table = listed(store)
-    found = table[table.id.str.startswith(id)] if id else table[:0]
+    found = table[table.id.str.startswith(id)]
+    if not id:
+        raise ValueError("Give the id of a run, or how it begins: `koa runs list` shows them.")
     if len(found) != 1:
         raise ValueError(f"{len(found)} runs of this store begin with {id!r}: give a whole id.")
     row = found.iloc[0]
@@ -118,7 +120,7 @@ def prune(
         whole, partial = store / row.id, store / ".partial" / row.id
         if row.state == "failed":
             steps.append((f"{row.id}: the note of its failure", _remove, partial / "failed.json"))
-        elif whole.is_dir():
+        elif whole.exists():
             steps.append((f"{row.id}: damaged, set aside", aside, whole))
         else:
             steps.append((f"{row.id}: a description that cannot be read", aside, partial))

@@ -21,6 +21,7 @@ from koa_repro.layouts import (
     LABELS,
     LINKED,
     LITTER,
+    NO_LABELS,
     NO_PICTURE,
     look,
     person,
@@ -297,6 +298,39 @@ def test_one_participant_one_spelling(tmp_path):
     assert sorted(knees.participant) == ["1", "1", "2", "3"]
     assert person("P-007 ") == person("p7") != person("p70")
     assert person_and_side("L") is None and person_and_side("007R") == ("007", "R")
+    assert person_and_side("3f2a51c09b7eL") == ("3f2a51c09b7e", "L")  # a code
+
+
+def test_the_last_letter_of_a_word_is_no_side():
+    for word in ("MILLER", "SCANNER", "FINAL"):
+        assert person_and_side(word) is None and person_and_side(f"{word} R") == (word, "R")
+
+
+def test_a_row_of_another_folder_labels_no_file_of_that_name(tmp_path):
+    root = tree(tmp_path / "flat", [f"a/{f}" for f in FLAT])
+    for folder, right in (("a", True), ("/data/set/a", True), ("b", False), ("", True)):
+        table = labels(file=[f"{folder}/{f}".lstrip("/" * (not folder)) for f in FLAT])
+        found = look(root, table)
+        assert (found.faults["missing"] == []) is right, folder
+        assert (found.frame.kl >= 0).all() is np.bool_(right)
+
+
+@pytest.mark.parametrize("how", ["utf-16", "cp1252", "trailing"])
+def test_tables_as_spreadsheets_save_them(tmp_path, how):
+    root = tree(tmp_path / "flat", FLAT)
+    text = labels(participant=["Jürg", "Jürg", "2", "2"]).to_csv(index=False)
+    if how == "trailing":
+        head, *rows = text.splitlines()
+        text, how = "\n".join([head, *(f"{row}," for row in rows)]), "utf-8"
+    (root / "labels.csv").write_bytes(text.encode(how))
+    found = look(root)
+    assert found.left == {"labels.csv": LABELS} and set(found.frame.participant) == {"Jürg", "2"}
+
+
+def test_a_table_without_its_columns_is_told(tmp_path):
+    root = tree(tmp_path / "flat", FLAT)
+    labels()[["file", "kl"]].to_csv(root / "labels.csv", index=False)
+    assert look(root).left == {"labels.csv": NO_LABELS}
 
 
 CHANGES = {

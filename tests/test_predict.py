@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -85,8 +86,51 @@ def test_one_bad_file_and_an_interruption_lose_nothing(folder, tmp_path, monkeyp
     monkeypatch.setattr(films, "read_file", stopped)
     with pytest.raises(KeyboardInterrupt):
         predict(folder, tmp_path / "out")
-    kept = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    assert set(kept.file) == {str(f) for f in seen}
+    kept = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("file")
+    read = [str(f) for f in seen]
+    assert set(kept.index[kept.grade.notna()]) == set(read)
+    rest = kept.drop(read)  # what was not read is told
+    assert [Path(f).name for f in rest.index] == ["broken.png"] and rest.notes.all()
+
+
+def test_an_interruption_ends_with_a_sentence(folder, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(films, "read_file", stopped)
+    assert main(["predict", str(folder), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.startswith("koa predict: ")
+
+
+@pytest.mark.parametrize("name", ["pictures/0000.png", "index.html", "predictions.csv"])
+def test_a_film_is_never_replaced_by_its_answer(tmp_path, film, name):
+    place = tmp_path / "out" / name
+    place.parent.mkdir(parents=True)
+    Image.fromarray(film).save(place, format="PNG")
+    before = place.read_bytes()
+    assert main(["predict", str(place), "--out", str(tmp_path / "out")]) == 2
+    assert main(["predict", str(place.parent), "--out", str(tmp_path / "out")]) == 2
+    assert place.read_bytes() == before
+
+
+def test_what_is_no_earlier_answer_stays(folder, tmp_path):
+    for name in ("index.html", "predictions.csv", "example.png"):
+        out = tmp_path / name.split(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        assert main(["predict", str(folder / "P1_L.png"), "--example", "--out", str(out)]) == 2
+        assert (out / name).read_text() == "mine"
+
+
+def test_below_a_folder_nothing_is_passed_over_in_silence(folder, film):
+    shutil.copy(folder / "P1_L.png", folder / "IM0001")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    read, left = films.files_of([folder, folder / "P1_L.png"])
+    assert [p.name for p in read] == ["IM0001", "P1_L.png", "a film.png", "broken.png"]
+    assert {Path(p).name for p in left} == {"notes.txt", "gone.png"}
+    dicom(folder / "film.dcm", film.astype(int) * 16)
+    (folder / "bare").write_bytes((folder / "film.dcm").read_bytes()[132:])  # as some stations do
+    assert folder / "bare" in films.files_of(folder)[0]
 
 
 def test_the_negative_of_a_film_gets_the_films_answer(tmp_path, film):

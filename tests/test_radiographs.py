@@ -495,6 +495,30 @@ def test_identity_stays_in_the_file(tmp_path):
         assert not [s for s in ("Secret", "4711", "1947") if s in told]
 
 
+@pytest.mark.parametrize("tag", ["Modality", "kind", "ViewPosition", "BodyPartExamined"])
+@pytest.mark.parametrize("value", ["DOE, JOHN", "LAT DOE^JOHN", "CHEST DOE", "MR DOE", "RGB DOE"])
+def test_a_name_in_a_tag_that_is_looked_at_is_not_told(tag, value, recwarn):
+    data = written(dataset(**{tag: value}))
+    recwarn.clear()
+    for roi in (True, False):
+        try:
+            decode(data, roi)
+        except UnreadableRadiograph as e:
+            assert "DOE" not in str(e)
+    assert not recwarn.list
+
+
+def test_another_view_is_refused_of_a_film_too():
+    data = written(dataset(ViewPosition="LATERAL"))
+    for roi in (True, False):
+        with pytest.raises(UnreadableRadiograph, match="LATERAL"):
+            decode(data, roi)
+
+
+def test_a_window_that_shows_nothing_is_told():
+    refused(written(dataset(WindowCenter=30000, WindowWidth=100)))
+
+
 # --- recognition
 
 

@@ -70,6 +70,8 @@ def predict(
 
     sources, target = [Path(p).expanduser() for p in paths], place(out, "build/predict")
     _apart(target, sources)
+    if not sources and not example:
+        raise ValueError("Name a film or a folder of films, or use --example.")
     writable(target)
     if example:
         sources.append(films.draw_example(target / "example.png"))
@@ -99,6 +101,8 @@ def runs(
     from koa_repro import store as runs_store
 
     folder = place(store, "build/runs")
+    if id and what != "explain":
+        raise ValueError(f"{what} is of the whole store: leave out {id!r}, or explain it.")
     if what == "explain":
         _say(runs_store.explained(folder, id))
         return 0
@@ -144,6 +148,9 @@ def main(words: Sequence[str] | None = None) -> int:  # the exit status
     except (OSError, ValueError) as e:
         _say(f"koa {given.command}: {e}", sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        _say(f"koa {given.command}: stopped before its end.", sys.stderr)
+        return 130
 
 # %% ../../nbs/library/koa.ipynb #1b4fd40b
 if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules:
