@@ -522,7 +522,7 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
     )
     shown = R.show_body(whole.reset_index(), R.printed_rates())
     assert [n.split(",")[0] for n in shown[""]] == [
-        *("Model", "Ours", "Rad 1", "Rad 2", "Rad 3", "r0", "r1")
+        *("Model", "Siamese-GAP", "Rad 1", "Rad 2", "Rad 3", "r0", "r1")
     ]
     assert shown["McNemar p"].iloc[2] == "0.53"
     together = R.panel_table(s).set_index(["measure", "among"])
