@@ -10,6 +10,7 @@ import hashlib
 import html
 import re
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,8 +282,9 @@ def _findings(listing, frame, files, pairs, left) -> list[tuple[bool, str]]:
     said = []
     for kind, paths in listing.faults.items():
         apart = set(left) | set(frame.file[frame.side != ""] if kind == "misnamed" else ())
-        if n := len(set(paths) - apart):
-            said.append((True, f"{_plural(n, 'file')}: {FAULTS[kind]}."))
+        reasons = Counter(listing.reasons.get(p, FAULTS[kind]) for p in {*paths} - apart)
+        for why, n in sorted(reasons.items()):
+            said.append((True, f"{_plural(n, 'file')}: {why}."))
     broken = frame.wrong[(frame.wrong != "") & ~frame.file.isin(left)]
     for reason, n in broken.value_counts().items():
         said.append((True, f"1 picture {reason}." if n == 1 else f"{n:,} pictures: each {reason}."))

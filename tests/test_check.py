@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from made_up import dicom
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
-from test_layouts import KNEES, NAMES, tree
+from test_layouts import FLAT, KNEES, NAMES, labels, tree
 
 from koa_repro.check import as_page, as_text, contact_sheet, examine, find, write_report
 from koa_repro.data import load_knees
@@ -420,3 +420,12 @@ def test_help_needs_no_pytorch(tmp_path):
     )
     done = from_a_shell(["-c", code], tmp_path)
     assert done.returncode == 0 and "--names" in done.stdout, done.stderr
+
+
+def test_each_reason_is_counted(tmp_path):
+    root, table = tree(tmp_path / "flat", FLAT), labels(kl=[0, 2, "1.5", 0])
+    pd.concat([table, table[:1]]).to_csv(root / "labels.csv", index=False)
+    told, reasons = examine(root).findings, look(root).reasons
+    assert len(set(reasons.values())) == len(reasons) == 2  # a row twice, a grade that is none
+    for why in reasons.values():
+        assert sum(why in text for grave, text in told if grave) == 1
