@@ -86,7 +86,7 @@ def recalibration(
     free = what == "slope"
     x = np.stack([np.ones_like(logit), logit][: 1 + free], 1)  # (N, k)
     products = (x[:, :, None] * x[:, None]).reshape(len(x), -1)  # (N, k * k)
-    offset = 0 if free else logit
+    ends, offset = x[[logit.argmin(), logit.argmax()]], 0 if free else logit
 
     def likelihood(beta, w):  # (b,), its logarithm
         eta = beta @ x.T + offset
@@ -102,12 +102,12 @@ def recalibration(
             flat = np.linalg.det(curve) < 1e-9 * w.sum(1) ** x.shape[1]
             curve[flat], slope[flat] = np.eye(x.shape[1]), np.nan
             step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
-            now = likelihood(beta[live], w)  # far from the maximum Newton oversteps: half the step
-            for _ in range(60):
-                worse = likelihood(beta[live] + step, w) < now - 1e-12 * abs(now)
-                if not worse.any():
-                    break
-                step[worse] /= 2
+            far = np.flatnonzero(abs(step @ ends.T).max(1) > 1)  # there Newton may overstep
+            now = likelihood(beta[live[far]], w[far])
+            while len(far):
+                worse = likelihood(beta[live[far]] + step[far], w[far]) < now - 1e-12 * abs(now)
+                far, now = far[worse], now[worse]
+                step[far] /= 2
             beta[live] += step
             live = live[abs(step).max(1) > 1e-8]
             if not len(live):
