@@ -204,11 +204,16 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     last = [r for r in found if r.epochs == max(r.epochs for r in found)]
     told = [f"{names[r.measure]} {interval_text(r.drop('trained'), sign='+')}" for r in last]
     pixels = PROFILES[profile_of(saved.study)].recipe.pixels
-    why = f" {doubt(last[0].trained).capitalize()}: this decides no claim."
+    short = doubt(last[0].trained).capitalize()
+    why = f" {short}: this decides no claim." * bool(short)
+    once = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds == 1")
+    if once and once[-1].epochs > last[0].epochs:
+        more = interval_text(once[-1].drop("trained"), sign="+")
+        why += f" After {once[-1].epochs} epochs, with one run of each: {more} points of accuracy."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
         f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "
-        f"([length]({link})).{why * bool(doubt(last[0].trained))}"
+        f"([length]({link})).{why}"
     )
 
 
