@@ -92,8 +92,9 @@ def depth_table(
 ) -> pd.DataFrame:  # one line a depth, patch and loss (or "difference", hybrid - ce), in percent
     "What each depth and patch contributes to telling the grades apart."
     lines, ce = [], sets.get("ce")
-    for part in (c for c in seen["ce"][0][0] if c != "bias") if seen else ():
+    if seen:
         drawn, files = draws(ce.participant, n), test_facts(ce.runs[0]).index
+    for part in (c for c in seen["ce"][0][0] if c != "bias") if seen else ():
         shares = {
             loss: share_of([d.loc[files] for d, _ in row], ce.kl, part)
             for loss, row in seen.items()

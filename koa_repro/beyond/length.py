@@ -225,17 +225,17 @@ def chosen_table(
     chosen, lines = chosen_lengths(rows), []
     own = {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
     if own:
-        both = stack(dict(zip(PAIR, shared_seeds(own, *PAIR))))
         shared = shared_runs(own, *PAIR)
-        sides = dict(zip(SHOWN, (shared[:1], shared)))
+        both = aligned(dict(zip(PAIR, shared)))
+        states = [fit_of(*sides)["trained"] for sides in (shared[:1], shared)]
         for measure in MEASURES:
             a, b = (statistic_of(both[loss], measure) for loss in PAIR)
             people = both["hybrid"].participant
             alone = bootstrap_interval(a, people, bounds=(0, 1))
             found = alone, paired_difference(a, b, clusters=people)
-            for what, i in zip(SHOWN, found):
+            for what, i, trained in zip(SHOWN, found, states):
                 ends = {k: 100 * getattr(i, k) for k in ENDS}
-                fit = dict(seeds=i.seeds, trained=fit_of(*sides[what])["trained"])
+                fit = dict(seeds=i.seeds, trained=trained)
                 lines.append(dict(what=what, measure=measure) | ends | fit)
     columns = ["what", "measure", *ENDS, "seeds", "trained"]
     at = {f"epochs {loss}": epochs for loss, epochs in chosen.items()}
@@ -314,8 +314,8 @@ def _headlines(read):
         for r in found.rows(f"what == '{what}' and measure == '{measure}'"):
             epochs = _epochs(r["epochs hybrid"], r[f"epochs {what.split(' - ')[-1]}"])
             ends = (r[k] / by for k in ENDS)
-            headline = Headline(name, paper, *ends, unit, verdict, found.study, epochs)
-            lines.append(replace(headline, trained=against_it(r.seeds, r.trained), place=place))
+            told = epochs, against_it(r.seeds, r.trained), place
+            lines.append(Headline(name, paper, *ends, unit, verdict, found.study, *told))
     return lines
 
 
