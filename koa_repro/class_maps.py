@@ -14,7 +14,7 @@ import torch
 
 from .data import KneeSet
 from .explain import PATCHES, class_map, knee_map, map_grids
-from .features import Sets, test_facts, test_knees
+from .features import Sets, facts_of_test, knees_of_test
 from .runs import Run, batches, derived_together
 from .specs import build_network
 from .stats import bootstrap_interval, draws, mean_difference
@@ -50,7 +50,7 @@ def looked_at(
     sets: Sets,
 ) -> dict[str, list[tuple]]:  # loss -> both tables of each run; empty where one is missing
     "Both tables of every run that has features, the first indexed by file."
-    make = lambda run: class_map_frames(run, test_knees(study, run))
+    make = lambda run: class_map_frames(run, knees_of_test(study, run))
     found = {
         loss: [derived_together(run, ("depths", "attention"), make) for run in s.runs]
         for loss, s in sets.items()
@@ -67,7 +67,7 @@ def check_sums(sets: Sets, seen: Mapping[str, list]):
     "Raises `ValueError` where what the places add does not give back a kept probability."
     for loss, row in seen.items():
         for run, (depths, _) in zip(sets[loss].runs, row):
-            kept = test_facts(run).p1[depths.index]
+            kept = facts_of_test(run).p1[depths.index]
             off = (1 / (1 + np.exp(-depths.sum(axis=1))) - kept).abs().max()
             if off > 1e-3:
                 raise ValueError(f"{run.spec.title}: the class maps are {off:.4f} off.")
@@ -93,7 +93,7 @@ def depth_table(
     "What each depth and patch contributes to telling the grades apart."
     lines, ce = [], sets.get("ce")
     if seen:
-        drawn, files = draws(ce.participant, n), test_facts(ce.runs[0]).index
+        drawn, files = draws(ce.participant, n), facts_of_test(ce.runs[0]).index
     for part in (c for c in seen["ce"][0][0] if c != "bias") if seen else ():
         shares = {
             loss: share_of([d.loc[files] for d, _ in row], ce.kl, part)

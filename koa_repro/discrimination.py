@@ -238,7 +238,7 @@ def delong_table(
     rows: Rows,
     lead: str,  # one of them
 ) -> pd.DataFrame:  # what, seed, auc, low, high, p
-    """DeLong's interval of every run's AUC, and his test of every difference, clustered by
+    """DeLong's interval of every run's AUC, and the test of every difference, clustered by
     participant. p is NaN where neither score has any spread."""
     lines, tests = [], []
     for name, p in aligned(rows).items():

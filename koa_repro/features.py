@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'Sets', 'MEASURES', 'METHODS', 'STARTS', 'scatter_ratio', 'standardised', 'neighbours_right',
-           'feature_frame', 'Features', 'feature_sets', 'test_knees', 'test_facts', 'separations', 'embed',
+           'feature_frame', 'Features', 'feature_sets', 'knees_of_test', 'facts_of_test', 'separations', 'embed',
            'pictures_of', 'middle']
 
 # %% ../nbs/library/features.ipynb #fea00003
@@ -101,14 +101,14 @@ def feature_sets(
     rows: Rows,  # "ce" and "hybrid"
 ) -> Sets:  # of the seeds that both losses have; empty where there is none
     "Test features under both losses, on the same knees in the same order."
-    make = lambda run: feature_frame(run, test_knees(study, run))
+    make = lambda run: feature_frame(run, knees_of_test(study, run))
     pairs = [
         (p, [run and derived(run, "features", make) for run in p]) for p in zip(*rows.values())
     ]
     pairs = [(runs, found) for runs, found in pairs if all(t is not None for t in found)]
     if not pairs:
         return {}
-    facts = test_facts(pairs[0][0][0])
+    facts = facts_of_test(pairs[0][0][0])
     of = lambda t: np.stack(t.set_index("file").features[facts.index].to_list()).astype(float)
     return {
         loss: Features(
@@ -121,12 +121,12 @@ def feature_sets(
     }
 
 
-def test_knees(study: Study, run: Run) -> KneeSet:
+def knees_of_test(study: Study, run: Run) -> KneeSet:
     "The test knees of a run's grades and split."
     return study_knees(study, run.spec.grades, run.spec.split).where(split="test")
 
 
-def test_facts(run: Run) -> pd.DataFrame:  # file -> participant, kl, p1, ...
+def facts_of_test(run: Run) -> pd.DataFrame:  # file -> participant, kl, p1, ...
     "The kept predictions of a run's test knees, with the weights that `Run.model` has."
     return run.predictions("best").query("split == 'test'").set_index("file")
 

@@ -188,7 +188,7 @@ def _label_table(root, left) -> pd.DataFrame | None:
 def _read_table(file: Path) -> pd.DataFrame | None:  # None where it is none
     how = dict(dtype=str, sep=None, engine="python", index_col=False)
     try:
-        start = file.open("rb").read(2)
+        start = file.read_bytes()[:2]
         told = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         try:
             return pd.read_csv(file, encoding=told, **how)

@@ -410,13 +410,15 @@ def claim_line(
     found,  # an `Interval`, or a family of them; None or empty where it was not run
     study: Study,
     whole: bool = True,  # False where the family is not complete
+    runs: Iterable[Run | None] = (),  # behind a level; a difference knows its own
     **more,  # further columns
 ) -> dict:  # a line of a table of claims: id, claim, holds_when, ours, verdict
     "A claim, decided by its own rule where its runs are there."
     if not study.verdict:
         said = "no verdict"
     else:
-        said = verdict(id, found) if whole and found else "not decided"
+        decides = whole and found and not doubt(convergence(runs))
+        said = verdict(id, found) if decides else "not decided"
     of = claim(id)
     rule = of.holds_when + (f" (amended: {of.amended})" if of.amended else "")
     return dict(id=id, claim=of.claim, holds_when=rule, ours=ours, **more, verdict=said)

@@ -43,7 +43,15 @@ from koa_repro.paths import manifests
 from koa_repro.privacy import published_knees
 from koa_repro.runs import Run, find, make_run, reopen, write_run
 from koa_repro.specs import NETWORKS
-from koa_repro.stats import Interval, Predictions, cohen_kappa, delong_interval, draws, percentile
+from koa_repro.stats import (
+    TRAINED,
+    Interval,
+    Predictions,
+    cohen_kappa,
+    delong_interval,
+    draws,
+    percentile,
+)
 from koa_repro.study import PROFILES, Profile, Study, study_frame, study_knees, study_spec
 from koa_repro.training import Recipe, predict
 
@@ -632,6 +640,17 @@ def test_c19_by_its_rules(study, monkeypatch, own, other, said):
         roc._auc_claim(replace(study, profile="short"), "two grades", rows, differences)["verdict"]
         == "no verdict"
     )
+
+
+def test_a_level_of_runs_that_nobody_trained_for_longer_decides_nothing(study, monkeypatch):
+    rows = rows_on_disk(study, (LEAD,))
+    monkeypatch.setattr(roc, "bootstrap_interval", lambda *a, **k: an_interval(0.94, 0.93, 0.95))
+    assert roc._auc_claim(study, "two grades", rows, {})["verdict"] == "not decided"
+    five = {f"KL-{g} called KL >= 2": an_interval(0.98, 0.97, 0.99) for g in (3, 4)}
+    assert roc._severe_claim(study, five)["verdict"] == "holds"
+    assert roc._severe_claim(study, five, rows[LEAD])["verdict"] == "not decided"
+    monkeypatch.setattr(roc, "convergence", lambda runs: TRAINED[0])
+    assert roc._auc_claim(study, "two grades", rows, {})["verdict"] == "fails"
 
 
 def test_two_rivals_are_not_all(study, monkeypatch):

@@ -265,6 +265,8 @@ def test_the_claim_needs_every_one_of_the_six(tmp_path):
         ).verdict[0]
         == "holds"
     )  # other readings do not decide
+    low = lambda found: float(cam_claims(found, study).ours[0].split(" the least ")[1].split()[0])
+    assert low({(six[0], MAIN): interval(0.2, 0.4)}) <= low(above)  # the family is six, run or not
     smoke = Study("smoke", out=str(tmp_path / "o"), store=str(tmp_path))
     assert (
         cam_claims(above, smoke).verdict[0] == "no verdict"

@@ -3,7 +3,7 @@ knees that are used for nothing else.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
+from koa_repro.beyond.length import length_specs
 from koa_repro.beyond.loss_variants import (
     BASE,
     JUDGED,
+    PARTS,
     VARIANTS_OF_LOSS,
     draw_variants,
+    part_specs,
     pushes,
     show_variants,
     variant_specs,
@@ -26,7 +29,7 @@ from koa_repro.model import SiameseGAP
 from koa_repro.phantom import make_knees
 from koa_repro.runs import find, references
 from koa_repro.specs import read_spec
-from koa_repro.study import Study, study_frame, study_spec
+from koa_repro.study import NARROW, Study, study_frame, study_spec
 from koa_repro.tools.remote import PackedKnees
 from koa_repro.training import Recipe, Trainer, draw_epoch, fit, predict, set_aside
 
@@ -149,7 +152,8 @@ def leaves(d, at=()):
 
 
 def test_every_variant_changes_one_thing_and_the_letter_of_the_print_two():
-    specs = {name: s[0] for name, s in variant_specs(Study("preview", "reference")).items()}
+    every = variant_specs(Study("preview", "reference"), VARIANTS_OF_LOSS)
+    specs = {name: s[0] for name, s in every.items()}
     base = leaves(specs[BASE].description)
     for name, spec in specs.items():
         other = leaves(spec.description)
@@ -168,6 +172,24 @@ def test_every_variant_changes_one_thing_and_the_letter_of_the_print_two():
         reading="printed-onehot", reduction="sum"
     )
     assert len({s.id for s in specs.values()}) == len(VARIANTS_OF_LOSS)
+
+
+def test_the_parts_are_trained_alike_but_for_what_they_change():
+    study = Study("preview", "reference", 5)
+    every, lengths = part_specs(study), length_specs(study)
+    assert set(map(len, every.values())) == {2} and list(every) == list(PARTS)
+    specs = {name: s[0] for name, s in every.items()}
+    assert len({s.id for s in specs.values()}) == len(PARTS)
+    recipes = {name: asdict(s.recipe) for name, s in specs.items()}
+    for name, recipe in recipes.items():
+        changed = {k for k, v in recipe.items() if v != recipes[BASE][k]}
+        assert changed == set(PARTS[name].recipe), name
+        assert specs[name].options == specs[BASE].options
+    at = 3 * study.settings.recipe.epochs  # the rows that the lengths have, too, are the same runs
+    assert every[BASE] == lengths["hybrid", at][:2]
+    for loss in ("label smoothing alone", "cross-entropy"):
+        assert every[loss] == lengths[loss, at][:2]
+    assert replace(specs["wide augmentation"].recipe, **NARROW) == specs[BASE].recipe
 
 
 def test_the_push_is_the_slope_worked_by_hand():

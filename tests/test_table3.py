@@ -17,7 +17,7 @@ from koa_repro.paper.table3 import (
     pooling_table,
     show,
 )
-from koa_repro.rows import shared_seeds
+from koa_repro.rows import shared_runs
 from koa_repro.study import Study
 
 
@@ -52,7 +52,7 @@ def test_the_mean_is_over_the_seeds_that_all_rows_have():
     assert pooling_differences(three, n=200)["mean"].seeds == 3
     uneven["gmp P1+P4"][:2] = [None, None]
     assert "mean" not in pooling_differences(uneven, n=200), "no seed has every row"
-    assert shared_seeds(uneven, "gap P4", "gmp P1+P4") == []
+    assert shared_runs(uneven, "gap P4", "gmp P1+P4") == []
 
 
 def test_twelve_rows_of_distinct_runs():

@@ -14,6 +14,7 @@ from scipy import stats as scipy_stats
 from sklearn import metrics as sk
 
 from koa_repro import comparison as C
+from koa_repro import results
 from koa_repro.paper import table7 as R
 from koa_repro.privacy import published_knees
 from koa_repro.readings import (
@@ -25,7 +26,7 @@ from koa_repro.readings import (
     reading_sheet,
     simulate_readers,
 )
-from koa_repro.stats import Predictions, cohen_kappa, wilson
+from koa_repro.stats import Interval, Predictions, cohen_kappa, wilson
 from koa_repro.study import Study
 
 pair = partial(C.pair, margin=R.MARGIN)
@@ -873,6 +874,20 @@ def test_only_real_readers_decide(drawn, study):
     assert (
         verdicts(panel_of(drawn, np.stack([kl, 2 - kl], 1)))["C16"] == "fails"
     )  # one reader who disagrees is enough
+
+
+def test_runs_that_are_under_trained_decide_nothing(drawn, study, monkeypatch):
+    "Though every reader is less often right than the network, and one agrees with it in nothing."
+    model = network(drawn, R.MODEL, right=1, seeds=2)
+    s = compare(drawn, {R.MODEL: model}, panel_of(drawn, 2 - drawn.kl.to_numpy()[:, None]))
+    spread = np.linspace(0.1, 0.2, 400)
+    gap = Interval(0.15, 0.1, 0.2, 0.01, 0.95, 2, "participants", replicates=spread)
+    pairs = [pair(s, R.MODEL, "r0")]
+    claims = lambda: R.reader_claims(study, s, pairs, [gap, gap]).verdict.tolist()
+    assert claims() == ["fails", "holds", "holds"]
+    for module in (R, results):
+        monkeypatch.setattr(module, "convergence", lambda runs: "under-trained")
+    assert claims() == ["not decided"] * 3
 
 
 def test_a_reader_of_one_knee_is_not_forgotten(drawn, study):

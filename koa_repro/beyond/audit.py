@@ -585,9 +585,9 @@ def draw_pairs(
 NAMES = {  # of a check that fails -> what it is called
     "Table VII, kappa and p of the three readers": "Kappa and p of Table VII",
     "Table IV, Nasser": "F1 of Nasser's network",
-    "Table III, gap P4, accuracy": "GAP at P4",
+    "Table III, gap P4, accuracy": "GAP at P4, in table and text",
     "GAP above GMP in every row": "GAP above GMP throughout",
-    "Table VII, Model, rates": "The model's row of Table VII",
+    "Table VII, Model, rates": "accuracy, sensitivity and specificity of the model in Table VII",
 }
 
 

@@ -35,11 +35,10 @@ from koa_repro.rows import (
     fit_of,
     row_difference,
     shared_runs,
-    shared_seeds,
     validated,
 )
 from ..runs import RunSpec
-from ..stats import bootstrap_interval, doubt, paired_difference, stack
+from ..stats import bootstrap_interval, doubt, paired_difference
 from ..study import Study, study_specs
 
 # %% ../../nbs/beyond/length.ipynb #40a55f46
@@ -153,9 +152,8 @@ def difference_rows(
     for epochs in dict.fromkeys(epochs for _, epochs in rows):
         for other in (loss for loss in LOSSES if loss != "hybrid"):
             names = ("hybrid", epochs), (other, epochs)
-            both = shared_seeds(rows, *names)
-            runs = stack(dict(zip("ab", both))) if both else {}
-            fit = fit_of(*shared_runs(rows, *names))
+            both = shared_runs(rows, *names)
+            runs, fit = aligned(dict(zip("ab", both))), fit_of(*both)
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
                 if both:

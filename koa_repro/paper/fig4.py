@@ -189,7 +189,8 @@ def show_readings(readings: pd.DataFrame) -> pd.DataFrame:
 
 def cam_claims(apart: Found, study: Study) -> pd.DataFrame:  # id, claim, holds_when, ours, verdict
     "C07 by its rule, where all six others have been run."
-    found, six = holm_intervals(_main(apart)), len(shown_networks()) - 1
+    six = len(shown_networks()) - 1
+    found = holm_intervals(_main(apart), six)
     says = f"{len(found)} of {six} run"
     if found:
         least = min(found, key=lambda row: found[row].low)
@@ -221,7 +222,8 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
     turns = {r for row, r in apart if sign(row, r) != sign(row, MAIN)}
     more = len(READINGS) - 1
     return said + [
-        f"In {len(turns)} of {more} other readings of the map some difference changes its sign."
+        f"Of the {more} other versions of the map, {len(turns) or 'none'} "
+        f"{'give' if len(turns) > 1 else 'gives'} some difference the other sign."
     ]
 
 # %% ../../nbs/paper/fig4.ipynb #28ca0a38

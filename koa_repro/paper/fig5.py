@@ -320,12 +320,13 @@ def confidence_parts(
 def confidence_claims(
     parts: Mapping[str, Mapping],  # from `confidence_parts`
     study: Study,
+    runs: Sequence[Run | None] = (),  # under the hybrid loss, one a seed
 ) -> pd.DataFrame:  # one line a part; shares, not percent
     "C10, C11, C12 and C18, decided by their rules."
     lines = []
     for id, family in parts.items():
         deciding = [i for part, i in family.items() if not part.startswith("beside")]
-        decided = claim_line(id, "", deciding, study, whole=all(deciding))
+        decided = claim_line(id, "", deciding, study, whole=all(deciding), runs=runs)
         for part, i in family.items():
             line = {k: decided[k] for k in ("id", "claim", "holds_when")} | dict(part=part)
             line |= dict(seeds=i.seeds if i else 0)

@@ -8,6 +8,7 @@ __all__ = ['LEAD', 'ASKED', 'NAMED', 'roc_specs', 'roc_rows', 'listed', 'auc_tab
 
 # %% ../../nbs/paper/fig8.ipynb #0e83b6f4
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -263,6 +264,7 @@ def _auc_claim(
     parts, words = ["not decided"], [NOT_RUN]
     if runs:
         own = bootstrap_interval(runs[LEAD], metric="auc")
+        own = replace(own, trained=convergence(rows[LEAD]))
         parts = [decide(own, "contains", reference=printed)]
         words = [f"AUC {interval_text(own.row(), digits=3)} (printed {printed:.2f})"]
     rivals = list(filter(_is_rival, rows))
@@ -282,12 +284,14 @@ def _auc_claim(
 def _severe_claim(
     study: Study,
     five: Mapping[str, Interval] | None,  # of LEAD, from `five_grades`; None where not run
+    runs: Sequence[Run | None] = (),  # of LEAD
 ) -> dict:
     "C21, decided by its rule."
     keys = {g: f"KL-{g} called KL >= 2" for g in (3, 4)}
     found = {g: five[key] for g, key in keys.items() if key in five} if five else {}
     words = [f"KL-{g} {i.estimate:.1%} [{i.low:.1%}, {i.high:.1%}]" for g, i in found.items()]
-    return claim_line("C21", "; ".join(words) or NOT_RUN, found, study, len(found) == len(keys))
+    whole = len(found) == len(keys)
+    return claim_line("C21", "; ".join(words) or NOT_RUN, found, study, whole, runs)
 
 
 def roc_claims(
@@ -298,7 +302,7 @@ def roc_claims(
 ) -> pd.DataFrame:  # id, claim, holds_when, ours, verdict
     "C19 to C21."
     lines = [_auc_claim(study, t, rows[t], rivals[t]) for t in ("two grades", "five grades")]
-    return pd.DataFrame([*lines, _severe_claim(study, five)])
+    return pd.DataFrame([*lines, _severe_claim(study, five, rows["five grades"][LEAD])])
 
 # %% ../../nbs/paper/fig8.ipynb #596c4b8d
 def _specs(study):

@@ -26,9 +26,9 @@ from koa_repro.results import (
     register,
     runs_of,
 )
-from ..rows import Rows, aligned, fit_of, row_difference, shared_runs, shared_seeds
+from ..rows import Rows, aligned, fit_of, row_difference, shared_runs
 from ..runs import RunSpec
-from ..stats import Interval, bootstrap_metrics, holm_intervals, mean_difference, stack
+from ..stats import Interval, bootstrap_metrics, holm_intervals, mean_difference
 from ..study import Study, study_specs
 
 # %% ../../nbs/paper/table3.ipynb #990ec494
@@ -107,12 +107,11 @@ def pooling_differences(rows: Rows, n: int = 10_000) -> dict[str, Interval]:
 
 def _mean_difference(rows, n) -> Interval | None:
     twelve = [f"{pool} {p}" for p in PLACEMENTS for pool in ("gap", "gmp")]
-    sides = shared_seeds(rows, *twelve)
-    if not sides:
-        return None
-    runs = stack(dict(zip(twelve, sides)))
-    found = mean_difference([(runs[f"gap {p}"], runs[f"gmp {p}"]) for p in PLACEMENTS], n=n)
     shared = dict(zip(twelve, shared_runs(rows, *twelve)))
+    if not shared:
+        return None
+    sides = aligned(shared)
+    found = mean_difference([(sides[f"gap {p}"], sides[f"gmp {p}"]) for p in PLACEMENTS], n=n)
     of = lambda pool: [r for p in PLACEMENTS for r in shared[f"{pool} {p}"]]
     return replace(found, **fit_of(of("gap"), of("gmp")))
 

@@ -140,12 +140,13 @@ def show_grid(table: pd.DataFrame) -> pd.DataFrame:
         if r.triples_done:
             line |= {"ours: α, β, γ": r.triple, "validation": f"{r.validation:.2f}"}
         line["weightings run"] = f"{r.triples_done} of {r.triples_wanted}"
+        line["seeds"] = r.seeds if r.triples_done else ""
         if r.triples_done > 1:
             line |= {"best on test": r.triple_on_test, "test, so chosen": f"{r.best_on_test:.2f}"}
             line["optimism"] = f"{r.optimism:.2f}"
         return line
 
-    order = "λ, ε|paper: α, β, γ|paper|ours: α, β, γ|ours|validation|weightings run"
+    order = "λ, ε|paper: α, β, γ|paper|ours: α, β, γ|ours|validation|weightings run|seeds"
     order = [*order.split("|"), "best on test", "test, so chosen", "optimism"]
     lines = [shown(r) for _, r in table.iterrows()]
     return pd.DataFrame(lines, columns=order, dtype=object).fillna("")

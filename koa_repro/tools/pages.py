@@ -177,7 +177,7 @@ def _row(ax, y, h):
 def _key(fig, found):
     "What the marks mean, above the panels."
     mark = lambda label, **k: plt.Line2D([], [], label=label, **k)
-    shown = [mark("the paper, as printed", marker="D", mfc="none", mec=PAPER, mew=1.8, ls="")]
+    shown = [mark("from the paper's numbers", marker="D", mfc="none", mec=PAPER, mew=1.8, ls="")]
     run = [h for h in found if np.isfinite(h.estimate)]
     if any(map(decides, run)):
         shown.append(mark("ours, 95% interval", marker="o", color=OURS, lw=3.2, ms=8))
@@ -245,7 +245,7 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             )
         said.append(
             f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
-            f"{against}**: {ours_text(h)} points, where the paper prints {printed_text(h)} "
+            f"{against}**: {ours_text(h)} points, where the paper's table gives {printed_text(h)} "
             f"([{name}]({link(name)})).{no}"
         )
     if len(audit := read("audit_findings").table):
