@@ -23,20 +23,29 @@ MINUTES ?= 25
 FOLDER ?=
 RUNS ?=
 
-# A mistyped variable would be ignored by make, and the run would go its default way for hours.
-KNOWN := PYTHON PROFILE DATA SEEDS STORE OUT ONLY EXECUTOR NB MINUTES FOLDER RUNS
+# A variable that is mistyped, or of another command, would be ignored by make, and the run would go its default way for hours.
+STUDIES := PROFILE DATA SEEDS STORE
+TAKES_reproduce := $(STUDIES) OUT ONLY EXECUTOR
+TAKES_figures := $(TAKES_reproduce)
+TAKES_reference := $(STUDIES) MINUTES
+TAKES_collect := $(STUDIES)
+TAKES_status := $(STUDIES)
+TAKES_pack := $(STUDIES) FOLDER
+TAKES_merge := $(STUDIES) FOLDER RUNS
+TAKES_notebooks := NB
+KNOWN := PYTHON $(foreach goal,$(MAKECMDGOALS),$(TAKES_$(goal)))
 GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(if $(findstring =,$(v)),$(firstword $(subst =, ,$(v)))))
 UNKNOWN := $(filter-out $(KNOWN),$(filter-out %:,$(GIVEN)))
 ifneq ($(strip $(UNKNOWN)),)
-$(error There is no variable $(UNKNOWN): choose among $(KNOWN))
+$(error make $(MAKECMDGOALS) takes no variable $(UNKNOWN): choose among $(KNOWN))
 endif
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 # What the caller does not name has the command's own default.
 given = $(foreach v,$1,$(if $($v),--$(shell echo $v | tr A-Z a-z) "$($v)"))
-STUDY = $(call given,PROFILE DATA SEEDS STORE OUT ONLY EXECUTOR)
-GIVEN_ONLY = $(call given,PROFILE DATA SEEDS STORE)
+STUDY = $(call given,$(TAKES_reproduce))
+GIVEN_ONLY = $(call given,$(STUDIES))
 # torch with its thousands of kernels comes first and alone, so that no other package asks for another build of it.
 # Modules are compiled when they are first imported: most never are.
 INSTALL = $(BIN)/pip install --disable-pip-version-check --no-compile -q -c constraints.txt

@@ -16,6 +16,7 @@ from time import monotonic, sleep
 
 import joblib
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from .fitting import PER_GPU
@@ -30,12 +31,14 @@ EXECUTORS = ("inline", "local", "slurm")
 
 
 def check_executor(executor: str) -> tuple[str, str]:  # its name, and its file of resources or ""
-    "Raises `ValueError` for an unknown executor."
+    "Raises `ValueError` for an unknown executor, and for a file that it cannot use."
     name, _, file = executor.partition(":")
     if name not in EXECUTORS or (file and name != "slurm"):
         raise ValueError(
             f"executor={executor!r} is not known: choose inline, local, slurm or slurm:FILE."
         )
+    if file:
+        resources(file)
     return name, file
 
 
@@ -226,6 +229,7 @@ def _on_slurm(specs, store, get, progress, file: str) -> dict[RunSpec, str]:
     with (
         _Bar(specs, store, progress) as bar,
         tempfile.TemporaryDirectory(prefix="knees-", dir=partial) as folder,
+        FileLock(lock := Path(folder).with_suffix(".lock")),  # for who clears the store
     ):
         folder = Path(folder)
         for spec in specs:
@@ -237,11 +241,14 @@ def _on_slurm(specs, store, get, progress, file: str) -> dict[RunSpec, str]:
         for _ in range(TURNS):
             if not left:
                 break
+            for spec in left:  # what an earlier job could not do
+                (partial / spec.id / "failed.json").unlink(missing_ok=True)
             job = _Job(folder, partial.parent, asked["cpus"])
             _wait(_submit(submitit, asked, partial, job, left), asked["cluster"], bar)
             states = {spec: state_of(spec, store) for spec in left}
             failed |= {s: state.why for s, state in states.items() if state.name == "failed"}
             left = [s for s, state in states.items() if state.name not in ("failed", "done")]
+    lock.unlink(missing_ok=True)
     return failed | dict.fromkeys(left, f"its job ended without a word; see {partial / 'jobs'}")
 
 

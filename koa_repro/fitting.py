@@ -247,7 +247,8 @@ def fit(
     Raises `NonFiniteLoss`, and `ValueError` for a checkpoint that cannot be read."""
     if checkpoint and Path(checkpoint).exists():
         trainer.load(read_checkpoint(checkpoint, trainer.device))
-    last, saved = until or trainer.recipe.epochs, monotonic()
+    last, saved = trainer.recipe.epochs, monotonic()
+    last = last if until is None else min(until, last)
     longest = trainer.history[-1]["seconds"] if trainer.history else expect
     late = lambda: deadline is not None and monotonic() + longest >= deadline
     stop = late()

@@ -202,9 +202,7 @@ def writable(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as e:
         raise PermissionError(
             f"Cannot write to {folder} ({e.strerror}): choose another folder with `out` or `store`."

@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 
 from .paths import writable
-from .runs import STATES, DamagedRun, State, is_held, open_run, state_of
+from koa_repro.runs import (
+    STATES,
+    DamagedRun,
+    OtherVersion,
+    Run,
+    State,
+    is_held,
+    open_run,
+    state_of,
+)
 from .specs import RunSpec, read_spec
 
 # %% ../nbs/library/store.ipynb #sto00006
@@ -28,9 +37,7 @@ def listed(
         raise FileNotFoundError(f"There is no store at {store.name}: give --store FOLDER.")
     for folder in sorted(p for p in store.iterdir() if _is_id(p.name)):
         try:
-            run = open_run(folder)
-            for name in sorted(n for n in run.sums if verify and run.has(n)):
-                run.read(name)
+            run = _checked(folder, verify)
             rows.append(_row(run.spec, State("done", run.spec.recipe.epochs)))
         except DamagedRun as e:
             rows.append(dict(id=folder.name, run="", state="damaged", epoch=0, of=0, why=str(e)))
@@ -40,7 +47,9 @@ def listed(
             continue
         try:
             spec = read_spec(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
+        except FileNotFoundError:  # it has just been finished
+            continue
+        except (OSError, ValueError, TypeError, AttributeError):
             why = "its description cannot be read; `koa runs prune` clears it away"
             rows.append(dict(id=note.parent.name, run="", state="damaged", epoch=0, of=0, why=why))
             continue
@@ -48,6 +57,14 @@ def listed(
     table = pd.DataFrame(rows, columns=["id", "run", "state", "epoch", "of", "why"])
     order = table.state.map(STATES.index)
     return table.iloc[np.lexsort([table.run, order])].reset_index(drop=True)
+
+
+def _checked(folder: Path, verify: bool) -> Run:
+    "A run whose every file was read, if asked. Raises `DamagedRun`."
+    run = open_run(folder)
+    for name in sorted(n for n in run.sums if verify and run.has(n)):
+        run.read(name)
+    return run
 
 
 def _is_id(name: str) -> bool:
@@ -121,9 +138,13 @@ def prune(
         if row.state == "failed":
             steps.append((f"{row.id}: the note of its failure", _remove, partial / "failed.json"))
         elif whole.exists():
-            steps.append((f"{row.id}: damaged, set aside", aside, whole))
-        else:
+            if _is_damaged(whole):  # it may have been finished, or mended, since it was listed
+                steps.append((f"{row.id}: damaged, set aside", aside, whole))
+        elif not row.run:
             steps.append((f"{row.id}: a description that cannot be read", aside, partial))
+    for id in table.id[table.state == "done"]:
+        if (partial := store / ".partial" / id).is_dir() and not is_held(_lock(partial)):
+            steps.append((f"{id}: what is left of the making of a finished run", _remove, partial))
     left = *store.glob(".partial/knees-*"), *store.glob(".*.new"), *store.glob(".partial/*/.*.new")
     for path in left:
         if not _in_use(path):
@@ -132,6 +153,21 @@ def prune(
         for _, act, path in steps:
             act(path)
     return [told for told, *_ in steps]
+
+
+def _is_damaged(folder: Path) -> bool:
+    "Whether a run's files are not those that were written; another version's may be whole."
+    try:
+        _checked(folder, verify=True)
+    except OtherVersion:
+        return False
+    except DamagedRun:
+        return True
+    return False
+
+
+def _lock(partial: Path) -> Path:
+    return partial.with_suffix(".lock")
 
 
 def _set_aside(folder: Path, where: Path):
@@ -143,7 +179,7 @@ def _set_aside(folder: Path, where: Path):
 def _in_use(path: Path) -> bool:
     "Whether a run is under way that may need it: no checkpoint's lock beside it is free."
     partial = path.parent if path.parent.name == ".partial" else path.parent / ".partial"
-    own = path.parent.with_suffix(".lock") if path.parent.parent.name == ".partial" else None
+    own = _lock(path.parent) if path.parent.parent.name == ".partial" else None
     return any(map(is_held, [own] if own else partial.glob("*.lock")))
 
 

@@ -119,10 +119,9 @@ class Study:
             raise ValueError(f"seeds={self.seeds!r} must be a whole number from 1 up.")
         data_set(self.data)
         check_executor(self.executor)
-        if self.profile == "smoke" and self.target.is_relative_to(place("", "figures")):
+        if self.target.is_relative_to(place("", "figures")):
             raise ValueError(
-                f"out={self.out!r}: profile {self.profile} never writes to figures/, "
-                f"choose another folder."
+                f"out={self.out!r} is where `make figures` keeps results: choose another folder."
             )
         writable(self.target)
         writable(self.runs)

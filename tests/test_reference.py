@@ -20,7 +20,15 @@ import torch
 from koa_repro import fitting, runs, workers
 from koa_repro.phantom import make_knees
 from koa_repro.results import entries, is_light
-from koa_repro.runs import find, keep_reference, knees_id, make_run, replicates, seal
+from koa_repro.runs import (
+    DamagedRun,
+    find,
+    keep_reference,
+    knees_id,
+    make_run,
+    replicates,
+    seal,
+)
 from koa_repro.specs import RunSpec
 from koa_repro.study import PROFILES, Profile, Study, study_spec
 from koa_repro.tools import reference, reproduce
@@ -305,6 +313,47 @@ def test_what_is_no_probability_is_not_merged(jobs, packed, returned, kept, tmp_
     assert not find(jobs[0])
 
 
+def repacked(returned, file, changed):
+    "What came back, with some of its files changed."
+    with zipfile.ZipFile(returned[1]) as old, zipfile.ZipFile(file, "w") as new:
+        for n in old.namelist():
+            new.writestr(n, changed.get(n, old.read(n)))
+    return file
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("history", "[]"),
+        ("history", '[{"epoch": 1}]'),
+        ("facts", "{}"),
+        ("facts", "[]"),
+        ("spec", '"x"'),
+        ("spec", "5"),
+    ],
+)
+def test_what_is_no_finished_run_is_not_merged(
+    jobs, packed, returned, kept, tmp_path, file, content
+):
+    name = f"{jobs[0].id}/{file}.json"
+    runs = repacked(returned, tmp_path / "runs.zip", {name: content})
+    with pytest.raises(MergeError, match=f"1 runs were taken in. {jobs[0].id}"):
+        merge(runs, packed)
+    assert not find(jobs[0]) and find(jobs[1]).provenance["seconds"] > 0
+
+
+def test_a_flipped_bit_costs_its_own_run_alone(jobs, packed, returned, kept, tmp_path):
+    with zipfile.ZipFile(returned[1]) as z:
+        member = z.getinfo(f"{jobs[0].id}/softmax.npz")
+    data = bytearray(returned[1].read_bytes())
+    start = member.header_offset + 30 + len(member.filename)
+    data[start : start + 20] = bytes(b ^ 0xFF for b in data[start : start + 20])
+    (tmp_path / "runs.zip").write_bytes(data)
+    with pytest.raises(MergeError, match=f"1 runs were taken in. {jobs[0].id}"):
+        merge(tmp_path / "runs.zip", packed)
+    assert not find(jobs[0]) and find(jobs[1])
+
+
 def test_private_knees_never_enter_the_repository(jobs, packed, kept, tmp_path, monkeypatch):
     (tmp_path / "pack").mkdir()
     frame = pd.read_parquet(packed / "knees.parquet")
@@ -319,6 +368,7 @@ def test_private_knees_never_enter_the_repository(jobs, packed, kept, tmp_path, 
     for act in (
         lambda: train(private, 1),
         lambda: reference.collect(private),
+        lambda: reference.pack_study(private, tmp_path / "private"),
         lambda: reproduce.check_kept(private, []),
     ):
         with pytest.raises(ValueError, match="not the published knees"):
@@ -379,6 +429,16 @@ def test_training_here_stops_in_time_and_goes_on(tiny, kept):
     made = train(tiny, 60, progress=False)
     assert len(made) == 2 and (status(tiny).state == "reference").all()
     assert train(tiny, 60, progress=False) == [], "what is there is not made again"
+
+
+def test_a_damaged_run_costs_no_other_run(tiny, kept):
+    train(tiny, 60, progress=False)
+    shutil.rmtree(kept)
+    first, second = (w.spec.id for w in reference.wanted_runs(tiny))
+    (tiny.runs / first / "history.csv").write_text("epoch\n")
+    with pytest.raises(DamagedRun, match=f"{first}.*All others are kept"):
+        reference.collect(tiny)
+    assert [p.name for p in kept.glob("[0-9a-f]*")] == [second]
 
 
 def test_the_list_is_ordered_and_names_each_run_once():

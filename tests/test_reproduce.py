@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from koa_repro.paths import repository
 from koa_repro.results import Entry, entries, hybrid_specs, save_table
-from koa_repro.study import Study
+from koa_repro.runs import DamagedRun
+from koa_repro.study import Study, study_specs
 from koa_repro.tools import reproduce
 from koa_repro.tools.reproduce import Done, NotebookFailed, execute, keep_results, main
 
@@ -139,6 +140,43 @@ def test_the_others_go_on_and_a_second_call_goes_on_from_there(small, capsys):
     write(small / "nbs/paper/a.ipynb", f"open({str(small / 'log')!r}, 'a').write('new ')")
     assert main([*call, "--seeds", "2"]) == 0
     assert (small / "log").read_text() == "a b c b a b c new "
+
+
+def test_what_a_notebook_reads_beside_its_runs_executes_it_again(small, monkeypatch, capsys):
+    (small / "mended").touch()
+    manifest, knees = small / "manifests" / "claims.csv", small / "knees"
+    for file in (manifest, knees / "1" / "a.png"):
+        file.parent.mkdir(parents=True)
+        file.write_text("one")
+    monkeypatch.setattr(reproduce, "manifests", lambda: manifest.parent)
+    monkeypatch.setattr(reproduce, "references", lambda: manifest.parent / "reference")
+    call = ["--data", str(knees), "--out", str(small / "out"), "--store", str(small / "runs")]
+    times = lambda: (main([*call, "--only", "a"]), (small / "log").read_text().split().count("a"))
+    assert times() == times() == (0, 1)
+    manifest.write_text("another")
+    assert times() == times() == (0, 2)
+    (knees / "1" / "a.png").rename(knees / "1" / "b.png")
+    assert times() == times() == (0, 3)
+
+
+def test_a_damaged_run_stops_no_other_notebook(small, monkeypatch):
+    def damaged(study, spec):
+        raise DamagedRun("The run abc is damaged.")
+
+    (small / "mended").touch()
+    monkeypatch.setattr(reproduce, "look_up", damaged)
+    wants = Entry("a", "A", 1, specs=lambda study: dict(row=study_specs(study)))
+    others = [e for e in reproduce.entries() if e.name != "a"]
+    monkeypatch.setattr(reproduce, "entries", lambda: [wants, *others])
+    call = ["--data", "phantom", "--out", str(small / "out"), "--store", str(small / "runs")]
+    assert main(call) == main(call) == 0 and (small / "log").read_text() == "a b c "
+
+
+@pytest.mark.parametrize("only, names", [("", "abc"), ("a,", "a"), ("a, c", "ac"), (" b ", "b")])
+def test_words_choose_notebooks(small, only, names):
+    assert [e.name for e in reproduce.chosen(only)] == list(names)
+    with pytest.raises(ValueError, match="'nosuch' fits no notebook"):
+        reproduce.chosen(f"{only or 'a'},nosuch")
 
 
 def test_a_killed_kernel_is_named(tmp_path):

@@ -326,9 +326,19 @@ def test_bad_parameters_are_one_sentence(bad, word, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_smoke_never_writes_to_figures():
-    with pytest.raises(ValueError, match="never writes to figures"):
-        Study(out=str(repository() / "figures" / "x"))
+@pytest.mark.parametrize("profile", ["smoke", "demo", "preview"])
+def test_no_study_writes_to_figures(profile):
+    for data in ("phantom", "reference"):
+        with pytest.raises(ValueError, match="choose another folder"):
+            Study(profile, data, out=str(repository() / "figures" / "x"))
+
+
+def test_a_run_has_its_own_epochs_and_no_more(knees, spec, tmp_path):
+    run = make_run(spec, knees, tmp_path, progress=False, device="cpu", stop_after=10)
+    assert len(run.history) == spec.recipe.epochs
+    other = replace(spec, seed=99)
+    assert make_run(other, knees, tmp_path, progress=False, device="cpu", stop_after=0) is None
+    assert state_of(other, tmp_path).epoch == 0
 
 
 def test_equal_networks_are_one_run_and_options_that_cannot_be_are_refused():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from koa_repro import executors, paths, runs, workers
 from koa_repro.executors import check_executor, ensure, resources
@@ -35,9 +36,10 @@ from koa_repro.runs import (
     make_run,
     partial_of,
     references,
+    seal,
     state_of,
 )
-from koa_repro.specs import begun
+from koa_repro.specs import begun, hash_of
 from koa_repro.store import listed, prune
 from koa_repro.tools.koa import main
 from koa_repro.training import Recipe, Trainer
@@ -320,6 +322,70 @@ def test_what_killed_processes_left_is_cleared_and_what_runs_is_not(spec, tmp_pa
     assert not left.exists() and prune(tmp_path) == []
 
 
+def test_what_is_left_of_a_finished_run_is_cleared(spec, store):
+    partial = store / ".partial" / spec.id
+    partial.mkdir(parents=True)
+    (partial / "checkpoint.pt").touch()
+    with FileLock(partial.with_suffix(".lock")):
+        assert prune(store, really=True) == [] and partial.is_dir()
+    assert len(prune(store, really=True)) == 1 and not partial.exists()
+    assert listed(store, verify=True).state.tolist() == ["done"]
+
+
+def test_what_was_finished_since_it_was_listed_stays(spec, store, monkeypatch):
+    row = dict(id=spec.id, run="", state="damaged", epoch=0, of=0, why="it was half there")
+    monkeypatch.setattr("koa_repro.store.listed", lambda *a, **k: pd.DataFrame([row]))
+    assert prune(store, really=True) == [] and find(spec, store)
+
+
+def test_a_note_that_goes_while_it_is_read_is_no_damage(spec, tmp_path):
+    partial = tmp_path / ".partial" / spec.id
+    partial.mkdir(parents=True)
+    (partial / "spec.json").symlink_to(tmp_path / "gone")
+    assert listed(tmp_path).empty and prune(tmp_path, really=True) == [] and partial.is_dir()
+
+
+def test_a_damaged_reference_costs_no_checkpoint(knees, spec, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "references", lambda: tmp_path / "kept")
+    make_run(spec, knees, tmp_path / "store", progress=False, stop_after=1)
+    flip(keep_reference(made) / SUMS, 0.5)
+    assert listed(tmp_path / "store").state.tolist() == ["damaged"]
+    prune(tmp_path / "store", really=True)
+    assert (partial_of(spec, tmp_path / "store") / "checkpoint.pt").exists()
+
+
+def test_a_run_of_another_version_is_told_and_left_alone(made, tmp_path):
+    told = made.spec.description | dict(novel=1)
+    folder = tmp_path / hash_of(told)
+    shutil.copytree(made.path, folder)
+    (folder / "spec.json").write_text(json.dumps(told))
+    seal(folder)
+    shutil.copytree(made.path, tmp_path / made.spec.id)
+    table = listed(tmp_path, verify=True).set_index("id")
+    assert table.state[made.spec.id] == "done" and "another version" in table.why[folder.name]
+    assert prune(tmp_path, really=True) == [] and folder.is_dir()
+
+
+def test_a_lock_that_one_may_only_read_is_looked_at(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    lock = tmp_path / "a.lock"
+    assert not runs.is_held(lock)
+    with FileLock(lock):
+        monkeypatch.setattr(runs.FileLock, "acquire", refuse)
+        assert runs.is_held(lock)
+    assert not runs.is_held(lock) and not runs.is_held(tmp_path / "none.lock")
+
+
+def test_a_process_number_that_came_again_holds_nobody_up(spec, tmp_path):
+    with runs._alone(spec, tmp_path) as partial:
+        note = (partial / "running.json").read_text()
+    (partial / "running.json").write_text(json.dumps(json.loads(note) | dict(lock=-1)))
+    with runs._alone(spec, tmp_path):  # as after a restart, with the same number
+        pass
+
+
 @pytest.mark.parametrize("name", ["cloud", "local:file", "", "slurm :x"])
 def test_an_unknown_executor_is_named(name):
     with pytest.raises(ValueError, match="choose inline, local, slurm or slurm:FILE"):
@@ -339,6 +405,8 @@ def test_bad_resources_are_named(tmp_path, text, word):
     (tmp_path / "lab.toml").write_text(text)
     with pytest.raises(ValueError, match=f"lab.toml.*{word}|lab.toml {word}"):
         resources(str(tmp_path / "lab.toml"))
+    with pytest.raises(ValueError, match="lab.toml"):
+        check_executor(f"slurm:{tmp_path / 'lab.toml'}")  # before anything is begun
     with pytest.raises(ValueError, match="no file"):
         resources(str(tmp_path / "none.toml"))
 

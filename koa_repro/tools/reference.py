@@ -14,6 +14,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ..paths import digest, place, provenance, repository
 from ..privacy import published_knees
 from ..results import entries, is_light
 from koa_repro.runs import (
+    DamagedRun,
     Run,
     find,
     keep_reference,
@@ -99,17 +101,21 @@ def _check(study):
 
 def collect(study: Study) -> list[Path]:  # the references that this call made
     """Keep every wanted run that this study's store holds finished, and the search's trials.
-    Raises `ValueError` for the smoke profile."""
+    Raises `ValueError` for the smoke profile, and `DamagedRun` when all that is whole is kept."""
     _check(study)
     before, specs = (
         set(references().rglob("spec.json")),
         [w.spec for w in wanted_runs(study)] + [s for e in entries() for s in e.keep(study)],
     )
-    kept = [
-        keep_reference(Run(s, study.runs / s.id))
-        for s in dict.fromkeys(specs)
-        if (study.runs / s.id / "spec.json").exists()
-    ]
+    kept, faults = [], []
+    for s in dict.fromkeys(specs):
+        if (study.runs / s.id / "spec.json").exists():
+            try:
+                kept.append(keep_reference(Run(s, study.runs / s.id)))
+            except DamagedRun as e:
+                faults.append(str(e))
+    if faults:
+        raise DamagedRun(" ".join(faults) + " All others are kept.")
     return [p for p in kept if p / "spec.json" not in before]
 
 
@@ -137,9 +143,11 @@ def train(
             progress,
             deadline=time.monotonic() + 60 * minutes,
         )
-    finally:
-        kept = collect(study)
-    return kept
+    except BaseException:
+        with suppress(DamagedRun):  # the first error is the one to be told
+            collect(study)
+        raise
+    return collect(study)
 
 # %% ../../nbs/library/reference.ipynb #34994c30
 CODE = (
@@ -257,7 +265,7 @@ def merge(
                 taken.append(_take(archive, name, home))
             except MergeError as e:
                 faults.append(str(e))
-            except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as e:
+            except Exception as e:  # of whatever a file that is not ours may hold
                 faults.append(f"{name} is no run of this version ({type(e).__name__}: {e}).")
     if faults:
         raise MergeError(f"{results}: {len(taken)} runs were taken in. " + " ".join(faults))
@@ -270,6 +278,10 @@ def _take(archive, name, home) -> Path:
         for file in ("spec", "history", "facts")
     }
     spec = read_spec(json.dumps(content["spec"]))
+    epochs = [row["epoch"] for row in content["history"]]
+    if epochs != list(range(1, spec.recipe.epochs + 1)):
+        raise MergeError(f"{name} was not trained to its last epoch: run it again.")
+    facts = {key: content["facts"][key] for key in bare.FACTS}
     if f"in {spec.split}" not in home:
         raise MergeError(
             f"{name} is of the split {spec.split}, which this pack does not have: merge "
@@ -302,7 +314,7 @@ def _take(archive, name, home) -> Path:
             Path(place) / name,
             predictions_frame(frame, softmax),
             content["history"],
-            content["facts"],
+            facts,
         )
         return keep_reference(Run(spec, Path(place) / name))
 
@@ -342,9 +354,11 @@ def compare(
 # %% ../../nbs/library/reference.ipynb #98ac9799
 def pack_study(study: Study, folder: Path) -> list[Path]:  # the files to send
     """Pack a study's knees, of all grades, with its open jobs.
-    Raises `ValueError` where `data` is no folder of knees."""
+    Raises `ValueError` where `data` is no folder of the published knees, and for the smoke
+    profile."""
     if study.data in ("phantom", "reference"):
         raise ValueError("There are no real knees to pack: give DATA=path/to/knees.")
+    _check(study)
     jobs = [
         w.spec for w in wanted_runs(study) if not find(w.spec) and w.spec.recipe.targets != "slice"
     ]  # a slice is drawn by participant, whom a pack does not name

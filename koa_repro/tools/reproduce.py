@@ -27,9 +27,18 @@ import numpy as np
 from PIL import Image
 
 from ..data_sets import DATA_SETS, data_set
-from ..paths import digest, facts_of, provenance, repository, writable, write_whole
+from ..executors import check_executor
+from koa_repro.paths import (
+    digest,
+    facts_of,
+    manifests,
+    provenance,
+    repository,
+    writable,
+    write_whole,
+)
 from ..results import Entry, entries, reader, save_figure
-from ..runs import SUMS, Run, keep_reference, read_spec, references
+from ..runs import SUMS, DamagedRun, Run, keep_reference, read_spec, references
 from ..study import PROFILES, Study, check_published, look_up
 from .pages import draw_headlines, headlines, line_table, results_page
 
@@ -41,11 +50,13 @@ except ImportError:  # the package alone imports without what executes notebooks
 # %% ../../nbs/library/reproduce.ipynb #664f129b
 def chosen(only: str = "") -> list[Entry]:
     """The entries whose name begins so, or with one of several words set apart by commas; all if
-    empty. Raises `ValueError` where there is none."""
-    if found := [e for e in entries() if e.name.startswith(tuple(only.split(",")))]:
-        return found
-    names = ", ".join(e.name for e in entries())
-    raise ValueError(f"only={only!r} fits no notebook: choose the beginning of one of {names}.")
+    empty. Raises `ValueError` for a word that fits none."""
+    words = [w.strip() for w in only.split(",") if w.strip()]
+    for word in words:
+        if not any(e.name.startswith(word) for e in entries()):
+            names = ", ".join(e.name for e in entries())
+            raise ValueError(f"only: {word!r} fits no notebook: choose the beginning of {names}.")
+    return [e for e in entries() if not words or e.name.startswith(tuple(words))]
 
 
 def title_of(notebook: Path) -> tuple[str, str]:  # title, one-sentence summary
@@ -233,12 +244,29 @@ def _state(entry: Entry, study: Study, parameters: dict) -> str:
     package = sorted((repository() / "koa_repro").rglob("*.py"))
     kept = [p.read_text() for p in sorted(references().rglob(SUMS))]
     wanted = {s.id: s for specs in entry.specs(study).values() for s in specs}
-    there = [[id, run.sums] for id, s in sorted(wanted.items()) if (run := look_up(study, s))]
+    there = [[id, _sums(study, s)] for id, s in sorted(wanted.items())]
     named = {k: v for k, v in os.environ.items() if k.startswith("KOA_")}
     files = [digest(Path(v).read_bytes()) for v in named.values() if Path(v).is_file()]
     facts = [[c.source for c in cells], [p.read_text(encoding="utf-8") for p in package]]
     facts += [parameters, kept, there, sorted(named.items()), files]
+    facts += [_stamps(manifests(), references())]
+    facts += [_stamps(Path(parameters["data"]))] if data_set(study.data).real else []
     return digest(json.dumps(facts).encode())
+
+
+def _sums(study: Study, spec) -> dict | str:
+    "The digests of a run's files; a run that is damaged is another one than before."
+    try:
+        return run.sums if (run := look_up(study, spec)) else ""
+    except DamagedRun as e:
+        return str(e)
+
+
+def _stamps(folder: Path, without: Path | None = None) -> list:
+    "Name, size and time of every file below a folder."
+    files = (p for p in folder.rglob("*") if not (without and p.is_relative_to(without)))
+    found = ((str(p.relative_to(folder)), p.stat()) for p in files if p.is_file())
+    return sorted([name, s.st_size, s.st_mtime_ns] for name, s in found)
 
 
 def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done | None:
@@ -374,7 +402,7 @@ def reproduce(
         seeds=study.seeds,
         store=str(study.runs),
         out=str(study.target),
-        executor=study.executor,
+        executor=_executor(study.executor),
     )
     wanted = chosen(only)
 
@@ -392,6 +420,12 @@ def reproduce(
     return write_report(done, study), done
 
 
+def _executor(executor: str) -> str:
+    "With the place of its file for whoever starts elsewhere."
+    name, file = check_executor(executor)
+    return f"{name}:{Path(file).expanduser().resolve()}" if file else name
+
+
 def _absolute(data: str) -> str:
     return str(Path(data).expanduser().resolve()) if data_set(data) is DATA_SETS["folder"] else data
 
@@ -404,10 +438,6 @@ def check_kept(study: Study, wanted: Sequence[Entry]):
             "A smoke run or a phantom is never kept: choose another profile, and a folder of knees."
         )
     check_published(study)
-    if study.target.resolve() == (repository() / "figures").resolve():
-        raise ValueError(
-            f"out={study.out!r} is where results are kept: make them in another folder."
-        )
     if provenance()["changed"]:
         raise ValueError(
             "koa_repro has changes that are not committed: commit them first, so that what is "
