@@ -20,7 +20,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from .duplicates import copies, texture
-from .layouts import ABOUT, AUTOMATIC, HINT, LITTER, Listing, gaps, look, split_of
+from koa_repro.layouts import (
+    ABOUT,
+    AUTOMATIC,
+    HINT,
+    LITTER,
+    Listing,
+    gaps,
+    headed,
+    look,
+    split_of,
+)
 from .patches import ROI
 from .paths import manifests, repository
 from .privacy import code, printable
@@ -220,6 +230,22 @@ def scan(
 _COLUMNS = ["file", "participant", "side", "kl", "sha256"]  # a manifest's; split may be there too
 
 
+def _table_in(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
+    if isinstance(manifest, pd.DataFrame):
+        return manifest
+    if not Path(manifest).is_file():
+        raise FileNotFoundError(
+            f"No manifest at {manifest}: give a CSV file, a table, 'auto' or None."
+        )
+    try:
+        return pd.read_csv(manifest, dtype=dict(participant=str, sha256=str))
+    except ValueError:
+        raise ValueError(
+            f"The manifest {Path(manifest).name} cannot be read: "
+            f"save it as CSV with the columns {', '.join(_COLUMNS)}."
+        ) from None
+
+
 def _manifest(source, manifest) -> pd.DataFrame | None:
     "The manifest meant, or None. 'auto' is the one whose name the folder's name ends with."
     if manifest is None:
@@ -244,18 +270,10 @@ def _manifest(source, manifest) -> pd.DataFrame | None:
             )
             return None
         manifest = fits[-1]
-    if not isinstance(manifest, pd.DataFrame):
-        if not Path(manifest).is_file():
-            raise FileNotFoundError(
-                f"No manifest at {manifest}: give a CSV file, a table, 'auto' or None."
-            )
-        try:
-            manifest = pd.read_csv(manifest, dtype=dict(participant=str, sha256=str))
-        except ValueError:
-            raise ValueError(
-                f"The manifest {Path(manifest).name} cannot be read: "
-                f"save it as CSV with the columns {', '.join(_COLUMNS)}."
-            ) from None
+    manifest = _table_in(manifest)
+    if (usual := headed(manifest)) is not None:  # by other names
+        manifest = manifest.assign(**{c: usual[c] for c in usual if c not in manifest})
+        manifest = manifest if "sha256" in manifest else manifest.assign(sha256="")
     lacking = [c for c in _COLUMNS if c not in manifest]
     if lacking:
         raise ValueError(
@@ -355,8 +373,8 @@ def _looked(source, table) -> Listing:
     "A folder's listing, where it is one set of graded pictures. Raises `FileNotFoundError`."
     found = look(source, table)
     if len(found.sets) > 1:
-        named = ", ".join(found.sets)
-        raise FileNotFoundError(f"{source} holds {len(found.sets)} sets ({named}): give one.")
+        several = f"{source} holds {len(found.sets)} sets side by side"
+        raise FileNotFoundError(f"{several}: give the folder of one.")
     other = any(f for k, f in found.faults.items() if k not in ("unlabelled", "misnamed"))
     if (found.frame.kl < 0).all() and not other and not found.reasons:
         raise FileNotFoundError(f"{source} holds no graded pictures of knees: {HINT}.")
@@ -421,6 +439,8 @@ def read_folder(
     source, grades = Path(source), tuple(sorted({int(g) for g in grades}))
     if not grades or not set(grades) <= set(GRADES):
         raise ValueError(f"grades is {grades}: use some of {GRADES}.")
+    if not (manifest is None or isinstance(manifest, str) and manifest == "auto"):
+        manifest = _table_in(manifest)
     labels = manifest if isinstance(manifest, pd.DataFrame) else None
     found = _looked(source, labels)
     table = _manifest(found.root, manifest)

@@ -56,6 +56,18 @@ def _alphabet() -> dict[tuple[str, bool], np.ndarray]:  # letter, mirrored -> (f
     return {k: np.stack(shapes) for k, shapes in drawn.items() if wanted(*k)}
 
 
+def _in_a_word(place, places) -> bool:
+    "Whether a mark of like height stands close beside this one, on its line."
+    (rows, columns), found = place, False
+    size = rows.stop - rows.start
+    for other, across in places:
+        height = other.stop - other.start
+        level = min(rows.stop, other.stop) - max(rows.start, other.start) > 0.5 * min(size, height)
+        gap = max(columns.start - across.stop, across.start - columns.stop)
+        found |= size / 2 < height < 2 * size and level and 0 <= gap < size
+    return found
+
+
 def _marks(film: np.ndarray):
     "Bright marks of a letter's size: their slices, and their brightness from 0 to 1."
     height, width = film.shape
@@ -64,11 +76,12 @@ def _marks(film: np.ndarray):
     high = ndimage.maximum_filter(top, narrow + 2)
     bright = (top > 40) & (top > high / 2)
     label, _ = ndimage.label(bright, np.ones((3, 3)))
-    for i, place in enumerate(ndimage.find_objects(label), 1):
+    places = ndimage.find_objects(label)
+    for i, place in enumerate(places, 1):
         rows, columns = (s.stop - s.start for s in place)
         if 9 <= rows <= height / 8 and 0.35 < columns / rows < 1.2:
             mark = label[place] == i
-            if 0.15 < mark.mean() < 0.8:
+            if 0.15 < mark.mean() < 0.8 and not _in_a_word(place, places):
                 level = top[place] / np.percentile(top[place][mark], 80)
                 yield place, np.where(mark, np.clip(level, 0, 1), 0)
 

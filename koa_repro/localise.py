@@ -213,6 +213,8 @@ class FoundKnee:
     edge: float
     angle: float  # degrees by which the knee is turned about the square's centre, counter-clockwise
     confidence: float  # in [0, 1]
+    fibula: str | None = None  # the side that the fibula tells, where it is plain
+    beside: int = 0  # further places in the film that look like knees
 
 
 def _read_film(film) -> tuple[np.ndarray, str | None]:
@@ -312,7 +314,7 @@ def candidates(
     image: np.ndarray,  # (H, W) float32 in [0, 1]
     pair: tuple[Finder, Refiner],
 ) -> np.ndarray:  # (K, 6): x, y of the centre, edge, angle (degrees), confidence, P(left)
-    "Every place that may be a knee, the surest first; two at most can be knees."
+    "Every place that may be a knee and is as large as the surest, which comes first."
     film = torch.from_numpy(image)
     places = _look(pair[0], film)
     if not len(places):
@@ -322,22 +324,25 @@ def candidates(
     rows = torch.stack([x, y, edge, torch.rad2deg(angle), score, left], 1)
     rows = rows[_distinct(rows[:, :3], score, 0, _APART)]
     alike = (rows[:, 2] / rows[0, 2]).log().abs() < _ALIKE
-    return rows[alike][:2].numpy().astype(float)
+    return rows[alike].numpy().astype(float)
 
 
 def find_knees(
     film: str | Path | np.ndarray,  # a file, or (H, W), uint8 or float in [0, 1]; bone bright
 ) -> list[FoundKnee]:  # none, one or two, image-left first
-    """The knees of an AP or PA film. Raises `UnreadableRadiograph`, a `ValueError`, or
+    """The knees of an AP or PA film, the two surest where there are more. Beside each other they
+    have the sides of their places. Raises `UnreadableRadiograph`, a `ValueError`, or
     `FileNotFoundError`."""
     image, told = _read_film(film)
-    found = [row for row in candidates(image, _own()).tolist() if row[4] >= SURE]
-    found.sort(key=lambda row: row[0])
+    every = [row for row in candidates(image, _own()).tolist() if row[4] >= SURE]
+    found, more = sorted(every[:2]), max(len(every) - 2, 0)
+    apart = len(found) == 2 and found[1][0] - found[0][0] > found[0][2] / 2
     knees = []
     for i, (x, y, edge, angle, sure, left) in enumerate(found):
         fibula = "L" if left >= SIDED else "R" if left <= 1 - SIDED else None
-        side = "RL"[i] if len(found) == 2 else told or fibula
-        knees.append(FoundKnee(side, x - edge / 2, y - edge / 2, edge, angle, sure))
+        side = "RL"[i] if apart else fibula if len(found) == 2 else told or fibula
+        place = x - edge / 2, y - edge / 2
+        knees.append(FoundKnee(side, *place, edge, angle, sure, fibula, more))
     return knees
 
 # %% ../nbs/library/localise.ipynb #loc00015

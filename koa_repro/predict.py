@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'LIMITS', 'Spot', 'outside', 'spots_of', 'phantom_film', '
 # %% ../nbs/library/predict.ipynb #prd00003
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,9 +28,10 @@ from .grader import Grader, own_grader
 from .layouts import LITTER, NO_PICTURE, is_picture, person_and_side, readable, walk
 from .letters import side_letters
 from .localise import cut, directions, find_knees
-from .paths import write_whole
+from .paths import writable, write_whole
 from .phantom import make_knees
-from .radiographs import UnreadableRadiograph, as_knee, decode, file_bytes
+from .radiographs import SMALLEST, UnreadableRadiograph, as_knee, decode, file_bytes
+from .recognition import LIMITS as LIMITS_OF_A_KNEE
 from .recognition import SURE, polarity, recognised
 
 # %% ../nbs/library/predict.ipynb #prd00006
@@ -38,6 +39,7 @@ _OUTSIDE = 0.05  # share of a square beyond the film from which it is told
 _COARSE = 150  # pixels of a square's edge below which it is told
 _TURNED = 10  # degrees from which it is told
 _UNSURE = 0.8  # confidence of the localiser below which it is told
+_POOR = 0.4  # share of a square beyond the film from which its grade is doubtful
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Spot:
     edge: float
     angle: float  # degrees by which it is turned about its centre, counter-clockwise
     notes: list[str] = field(default_factory=list)
+    poor: bool = False  # what was cut is no whole knee that the networks could know
 
     @property
     def corners(self) -> np.ndarray:  # (4, 2) x, y in the picture, from the upper left, clockwise
@@ -70,24 +73,40 @@ def outside(
     return 1 - float(((places >= 0) & (places <= shape[::-1])).all(-1).mean())
 
 
+_WORDS = dict(L="left", R="right")
+
+
 def _film_spots(image, told) -> tuple[list[Spot], float]:  # the knees, how well they fit
-    spots = []
-    for knee in find_knees(image):
+    spots, knees = [], find_knees(image)
+    for knee in knees:
         notes = ["the joint was found with little confidence"] if knee.confidence < _UNSURE else []
+        side = told if told and len(knees) == 1 else knee.side
+        if side and knee.fibula and side != knee.fibula:
+            notes.append(f"its fibula looks like that of a {_WORDS[knee.fibula]} knee")
+        if told and len(knees) == 2:
+            notes.append(f"the file says {_WORDS[told]}, and two knees were found")
+        if knee.beside:
+            notes.append("more than two places look like knees; two were read")
         roi = cut(image, knee)
-        spots.append(Spot(knee.side, roi, knee.x, knee.y, knee.edge, knee.angle, notes))
-    if len(spots) == 1 and told:
-        spots[0].side = told
+        spots.append(Spot(side, roi, knee.x, knee.y, knee.edge, knee.angle, notes))
     fits = [float(polarity(s.roi)) for s in spots]
     return spots, float(np.mean(fits)) if fits else 0.0
 
 
-def _side_by(letter, spots):
-    "A side marker tells the side of the knee that is nearest to it, and so that of the other."
+def _side_by(letter, spots, told):
+    """A side marker tells the side of the knee that is nearest to it, and so that of the other;
+    but not against what the file says of its one knee."""
     middle = (letter.box[0] + letter.box[2]) / 2
     nearest = min(spots, key=lambda s: abs(s.x + s.edge / 2 - middle))
     for spot in spots:
-        spot.side = letter.letter if spot is nearest else "LR"[letter.letter == "L"]
+        side = letter.letter if spot is nearest else "LR"[letter.letter == "L"]
+        against = spot.side and spot.side != side
+        if against and told and len(spots) == 1:
+            spot.notes.append(f"a letter in the film says {_WORDS[side]}, and the file does not")
+            continue
+        if against:
+            spot.notes.append(f"{_WORDS[side]} by a letter in the film, against what else tells it")
+        spot.side = side
 
 
 def spots_of(
@@ -108,7 +127,7 @@ def spots_of(
             spot.notes.append("bone was dark; put right")
     letters = side_letters(shown) if spots else []
     if letters and len({(l.letter, l.mirrored) for l in letters}) <= 2:
-        _side_by(letters[0], spots)
+        _side_by(letters[0], spots, side)
     for spot in spots:
         if letters and letters[0].mirrored:
             spot.notes.append("its letters stand back to front: the film was turned over")
@@ -118,9 +137,21 @@ def spots_of(
             spot.notes.append(f"turned by {abs(spot.angle):.0f} degrees; put upright")
         if spot.edge < _COARSE:
             spot.notes.append(_coarse(spot.edge))
-        if wrong := recognised(spot.roi)[0]:
+        if wrong := recognised(spot.roi)[0] or _overexposed(spot, shown):
             spot.notes.append(f"what was cut {wrong.split('; ')[0]}")
+        spot.poor = bool(wrong) or spot.edge < SMALLEST or share > _POOR
     return spots, shown
+
+
+def _overexposed(spot: Spot, shown: np.ndarray) -> str:
+    "What is said of a square that is black and white in the film; a cut one is smoothed."
+    rows, columns = (
+        slice(max(round(start), 0), max(round(start + spot.edge), 0)) for start in (spot.y, spot.x)
+    )
+    inside = shown[rows, columns]
+    share = np.isin(inside, (0, 255)).mean() if inside.size else 0
+    limit, words = LIMITS_OF_A_KNEE["clipped"]
+    return words.format(share) if share > limit else ""
 
 
 def _coarse(edge) -> str:
@@ -184,11 +215,15 @@ def _table(rows) -> pd.DataFrame:
     return table.astype(dict(grade="Int64", doubtful="boolean"))
 
 
-def _grey(path: Path) -> tuple[np.ndarray, str | None]:
-    "Grey values of a file, bone bright as its tags say, and the side that tags or name tell."
+def _grey(path: Path) -> tuple[np.ndarray, str | None, list[str]]:
+    """Grey values of a file, bone bright as its tags say; the side that tags or name tell; and
+    where these do not agree."""
     image, _, side = decode(file_bytes(path), roi=False)
-    named = person_and_side(path.stem)
-    return image, side or (named[1] if named else None)
+    named = (person_and_side(path.stem) or ("", None))[1]
+    notes = []
+    if side and named and side != named:
+        notes.append(f"the file says {_WORDS[side]} inside and {_WORDS[named]} in its name")
+    return image, side or named, notes
 
 
 @dataclass
@@ -209,14 +244,18 @@ def read_file(path: str | Path, grader: Grader | None = None) -> Reading:
         [dict(file=name, notes=why)], [], image, np.empty((0, 300, 300))
     )
     try:
-        spots, image = spots_of(*_grey(path))
+        grey, side, notes = _grey(path)
+        spots, image = spots_of(grey, side)
     except (UnreadableRadiograph, FileNotFoundError) as e:
         return failed(readable(f"cannot be read: {e}"))
     if not spots:
         return failed("no knee was found: give an AP or PA film of the knees, upright", image)
     rois = np.stack([s.roi for s in spots])
     probability, maps = grader.explained(rois)
-    rows = _rows(name, spots, probability, grader.doubtful(probability))
+    for spot in spots:
+        spot.notes += notes
+    doubtful = grader.doubtful(probability) | np.array([s.poor for s in spots])
+    rows = _rows(name, spots, probability, doubtful)
     return Reading(rows, spots, image, maps)
 
 # %% ../nbs/library/predict.ipynb #prd00013
@@ -247,6 +286,7 @@ def draw_reading(reading: Reading) -> Figure:
         ax.set_title(_says(row), fontsize=8)
     film.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     film.set_axis_off()
+    fig.text(0.01, 0.01, "For research only: no diagnosis.", fontsize=7, color="0.4")
     return fig
 
 # %% ../nbs/library/predict.ipynb #prd00016
@@ -289,21 +329,29 @@ def files_of(
         raise FileNotFoundError(f"There is no picture in {named}: give PNG, JPEG, TIFF or DICOM.")
     once = {}
     for file in found:
-        once.setdefault(file.resolve(), file)
+        if (first := once.setdefault(file.resolve(), file)) != file:
+            left[readable(str(file))] = "another name of a file that is read"
     return list(once.values()), left
 
 
 def _spare(files: Sequence[Path], out: Path):
-    "Raises `ValueError` where an answer in `out` would replace a film, or what is no answer."
+    "Raises `ValueError` where an answer in `out` would replace anything but an earlier answer."
     table, page, pictures = (out / name for name in ("predictions.csv", "index.html", "pictures"))
     for file in files:
         if any(file.resolve().is_relative_to(p.resolve()) for p in (table, page, pictures)):
             told = readable(str(file))
             raise ValueError(f"{told} lies where the answer is written: choose another folder.")
-    head = table.read_bytes()[:200].decode("utf-8", "replace") if table.is_file() else ""
-    if table.exists() != head.startswith(",".join(COLUMNS)) or page.exists() > table.exists():
-        other = table if table.exists() else page
+    head = table.read_bytes().split(b"\n", 1)[0] if table.is_file() else b""
+    earlier = head.strip().decode("utf-8", "replace") == ",".join(COLUMNS)
+    if not earlier and (other := next((p for p in (table, page, pictures) if p.exists()), None)):
         raise ValueError(f"{other} is no earlier answer: choose another folder for the new one.")
+
+
+def _apart(out: Path, sources: Iterable[Path]):
+    "Raises `ValueError` where what is written would be read the next time."
+    for source in sources:
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise ValueError("The answer would lie in a folder that is read: choose another one.")
 
 # %% ../nbs/library/predict.ipynb #prd00017
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;
@@ -355,7 +403,8 @@ def _left(table) -> str:  # empty where nothing was left out
 
 _COLOURS = (
     "In the pictures, orange places speak for KL-2 and blue ones for KL-0; "
-    "the frames in a knee are the two patches that the networks read."
+    "the frames in a knee are the two patches that the networks read. "
+    "What is burned into a film, such as a name, is in its picture."
 )
 
 
@@ -389,13 +438,15 @@ def predict(
     `attrs["left"]` counts what was left out below folders, by its reason. Raises
     `FileNotFoundError` where there is nothing to read, `ValueError` where the answer would replace
     something."""
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
     (files, left), rows, pictures = files_of(paths), [], {}
-    out = None if out is None else Path(out)
+    out = None if out is None else Path(out).expanduser()
     if out:
+        _apart(out, (Path(p).expanduser() for p in paths))
         _spare(files, out)
     grader, done = own_grader(), 0
     if out:
-        (out / "pictures").mkdir(parents=True, exist_ok=True)
+        writable(out / "pictures")
     try:
         for number, file in enumerate(tqdm(files, disable=not progress, unit="file")):
             reading = read_file(file, grader)
@@ -414,4 +465,7 @@ def predict(
             write_whole(out / "predictions.csv", save)
             page = as_page(table, pictures, grader.card)
             write_whole(out / "index.html", lambda p: p.write_text(page, encoding="utf-8"))
+            for old in {*(out / "pictures").glob("[0-9]" * 4 + "*.png")}:  # of an earlier answer
+                if f"pictures/{old.name}" not in pictures.values():
+                    old.unlink()
     return table

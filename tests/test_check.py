@@ -118,12 +118,16 @@ def test_two_editions_are_told_and_no_fault(tmp_path):
     for edge in (224, 299):
         tree(tmp_path / "both" / f"knees{edge}", edge=edge)
     report = examine(tmp_path / "both")
-    assert report.clean and states(report) == {"used": 12}
+    assert states(report) == {"used": 12}
+    assert [s[0] for bad, s in report.findings if bad] == ["2"]  # give the folder of one
+    with pytest.raises(FileNotFoundError, match="2 sets"):
+        load_knees(tmp_path / "both", manifest=None)
+    assert examine(tmp_path / "both" / "knees224").clean
     assert report.pairs["where"].value_counts().to_dict() == {"two editions of one knee": 6}
     moved = tmp_path / "both/knees299/train/0/0L.png"
     moved.rename(tmp_path / "both/knees299/test/0/0L.png")
     again = examine(tmp_path / "both")
-    assert not again.clean
+    assert sum(bad for bad, _ in again.findings) > 1
     assert again.pairs["where"].value_counts().to_dict() == {
         "two editions of one knee": 5, "in train and test": 1,
     }  # fmt: skip
@@ -197,6 +201,12 @@ def test_a_letter_says_which_way_round_a_film_is(letter):
     (found,) = side_letters(large)
     assert found.letter == letter and abs(found.box[0] - 5 * left) <= 10
     assert not side_letters(KNEES[0]) and not side_letters(np.zeros((9, 9), np.uint8))
+
+
+@pytest.mark.parametrize("word", ["HOSPITAL", "MILLER", "LEFT", "RL", "DR. L"])
+def test_a_letter_of_a_word_is_no_marker(word):
+    film = np.pad(KNEES[0] // 2, ((0, 0), (120, 0)))
+    assert side_letters(marked(film, "L")) and not side_letters(marked(film, word))
 
 
 def test_a_letter_back_to_front_is_warned_of(plain):
@@ -328,6 +338,37 @@ def test_no_name_in_any_file_of_a_report(named, tmp_path, capsys):
     said = capsys.readouterr()
     assert planted_in(tmp_path / "more") == []
     assert not any(w in said.out + said.err for w in PLANTED)
+
+
+def test_folders_named_after_people_are_not_told(named, tmp_path, capsys):
+    root = tmp_path / "people"
+    for word, files in zip(PLANTED, ("train/0", "train/2")):
+        shutil.copytree(named / files, root / word / files)
+    assert planted_in(root)
+    assert main(["check", str(root), "--out", str(tmp_path / "more")]) == 1
+    assert planted_in(tmp_path / "more") == []
+    with pytest.raises(FileNotFoundError) as e:
+        load_knees(root, manifest=None)
+    said = str(e.value) + "".join(capsys.readouterr())
+    assert not any(word in said for word in PLANTED)
+
+
+@pytest.mark.parametrize("name", ["index.html", "files.csv", "report.txt"])
+def test_what_is_no_earlier_report_stays(plain, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    assert main(["check", str(plain), "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(ValueError, match="no earlier report"):
+        write_report(examine(plain), tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "mine"
+    for _ in range(2):
+        assert main(["check", str(plain), "--out", str(tmp_path / "other")]) == 0
+
+
+def test_nothing_that_can_be_used_is_no_success(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "notes.txt").write_text("none")
+    assert main(["check", str(tmp_path / "films"), "--out", str(tmp_path / "out")]) == 1
 
 
 def test_a_tag_that_a_reason_quotes_is_not_told(named, tmp_path):

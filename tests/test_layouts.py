@@ -21,8 +21,8 @@ from koa_repro.layouts import (
     LABELS,
     LINKED,
     LITTER,
-    NO_LABELS,
     NO_PICTURE,
+    WORKBOOK,
     look,
     person,
     person_and_side,
@@ -330,7 +330,54 @@ def test_tables_as_spreadsheets_save_them(tmp_path, how):
 def test_a_table_without_its_columns_is_told(tmp_path):
     root = tree(tmp_path / "flat", FLAT)
     labels()[["file", "kl"]].to_csv(root / "labels.csv", index=False)
-    assert look(root).left == {"labels.csv": NO_LABELS}
+    (reason,) = look(root).left.values()
+    assert all(name in reason for name in ("participant", "side"))
+    assert not any(name in reason for name in ("file", "kl"))
+    (root / "labels.csv").rename(root / "labels.xlsx")
+    assert look(root).left == {"labels.xlsx": WORKBOOK}
+
+
+@pytest.mark.parametrize("kl", ["KL2", "II", "2,0", "2.0", "grade 2", "ii"])
+def test_grades_as_people_write_them(tmp_path, kl):
+    root = tree(tmp_path / "flat", FLAT)
+    table = labels(kl=[kl] * 4).rename(columns=dict(participant="Patient ID", kl="KL grade"))
+    table["file"] = [Path(f).stem for f in table.file]  # as some write names
+    table.assign(fold=range(4)).to_csv(root / "labels.csv", index=False)
+    found = look(root)
+    assert found.frame.kl.tolist() == [2] * 4 and not any(found.faults.values())
+    assert not found.notes
+
+
+def test_a_number_for_a_side_is_told(tmp_path):
+    root = tree(tmp_path / "flat", FLAT)
+    right = labels().side.map(dict(R="1", L="2"))
+    labels(side=right).to_csv(root / "labels.csv", index=False)
+    found = look(root)
+    assert found.frame.side.tolist() == labels().sort_values("file").side.tolist()
+    assert any("1 and 2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("P-007", "p7", True),
+        ("9_001", "9-1", True),
+        ("1-12", "11-2", False),
+        ("1-12", "112", False),
+        ("A 12", "a12", True),
+    ],
+)
+def test_who_is_one_person(one, other, same):
+    assert (person(one) == person(other)) == same
+
+
+def test_a_table_may_be_given(tmp_path):
+    "Beside a folder that nobody may write to: by its place or as it is, under usual other names."
+    root = tree(tmp_path / "flat", FLAT)
+    table = labels().rename(columns=dict(participant="patient", file="image"))
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    for given in (tmp_path / "mine.csv", str(tmp_path / "mine.csv"), table):
+        assert len(load(root, manifest=given, split="participant")) == len(FLAT)
 
 
 CHANGES = {

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import dicom
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from koa_repro import predict as films
 from koa_repro.data import example_knees, real_knees
@@ -59,7 +59,7 @@ def test_a_folder_gives_a_row_a_knee_and_a_reason_for_every_file_without(folder,
     assert (graded.confidence == graded[["p0", "p2"]].max(axis=1)).all()
     assert (graded.grade == np.where(graded.p2 > graded.p0, 2, 0)).all()
     limit = own_grader().card["doubt"]["threshold"]
-    assert (graded.doubtful == (graded.confidence < limit)).all()
+    assert (graded.doubtful == (graded.confidence < limit)).all()  # all of them whole knees
 
 
 def test_what_is_written_is_what_is_returned(folder, tmp_path):
@@ -180,6 +180,69 @@ def test_a_marker_back_to_front_is_told_and_tells_the_side(film):
     assert [s.side for s in spots] == ["L", "R"]
     assert all("back to front" in "; ".join(s.notes) for s in spots)
     assert not any("back to front" in n for s in spots_of(marked)[0] for n in s.notes)
+
+
+def lettered(film, letter, at=(30, 30)):
+    sheet = Image.fromarray(film)
+    ImageDraw.Draw(sheet).text(at, letter, fill=255, font=ImageFont.load_default(60))
+    return np.asarray(sheet)
+
+
+@pytest.mark.parametrize("word", ["GENERAL", "MILLER", "ERECT"])
+def test_words_in_a_film_tell_no_side(film, word):
+    spots = spots_of(lettered(film, word))[0]
+    assert [s.side for s in spots] == ["R", "L"] and not any(
+        "letter" in str(s.notes) for s in spots
+    )
+
+
+def test_what_tells_another_side_is_told(film, tmp_path):
+    spots = spots_of(lettered(film, "L"))[0]  # at the knee at the left of the picture
+    assert [s.side for s in spots] == ["L", "R"]
+    assert all("by a letter" in "; ".join(s.notes) for s in spots)
+    assert all("two knees" in "; ".join(s.notes) for s in spots_of(film, "L")[0])
+    half = np.ascontiguousarray(lettered(film, "R")[:, : film.shape[1] // 2])
+    (one,) = spots_of(half, "L")[0]
+    assert one.side == "L" and any("letter" in n for n in one.notes)
+    dicom(tmp_path / "pat_L.dcm", example_knees().images[0], bits=8, ImageLaterality="R")
+    (row,) = read_file(tmp_path / "pat_L.dcm").rows
+    assert row["side"] == "R" and "in its name" in row["notes"]
+
+
+def test_what_is_no_whole_knee_is_doubtful_however_sure_the_networks_are(film, tmp_path):
+    (spot, *_), _ = spots_of(film)
+    small = Image.fromarray(film)
+    small.thumbnail([n * 60 / spot.edge for n in small.size])
+    small.save(tmp_path / "small.png")
+    rows = read_file(tmp_path / "small.png").rows
+    assert rows and all(r["edge"] < 80 and r["doubtful"] is True for r in rows)
+    rough = Image.fromarray(example_knees().images[0]).convert("1")
+    rough.save(tmp_path / "rough.png")
+    assert all(r.get("doubtful", True) for r in read_file(tmp_path / "rough.png").rows)
+
+
+def test_an_answer_keeps_to_its_own(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    predict([folder / "a film.png", folder / "P1_L.png"], "~/answer")
+    assert (tmp_path / "answer" / "index.html").is_file() and not Path("~").exists()
+    predict(folder / "P1_L.png", "~/answer")  # an answer of fewer films
+    assert [p.name for p in (tmp_path / "answer" / "pictures").iterdir()] == ["0000.png"]
+    table = pd.read_csv(tmp_path / "answer" / "predictions.csv").assign(mine=2)
+    table.to_csv(tmp_path / "answer" / "predictions.csv", index=False)
+    other = tmp_path / "other" / "pictures" / "0000.png"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"mine")
+    for out in (tmp_path / "answer", tmp_path / "other", folder / "inside"):
+        with pytest.raises(ValueError, match="choose another"):
+            predict([folder], out)
+    assert other.read_bytes() == b"mine"
+    assert "mine" in pd.read_csv(tmp_path / "answer" / "predictions.csv")
+
+
+def test_another_name_of_a_film_is_counted(folder):
+    (folder / "P1_R.png").symlink_to(folder / "P1_L.png")
+    table = predict(folder)
+    assert len(table) == 4 and table.attrs["left"]["another name of a file that is read"] == 1
 
 
 def test_a_square_over_the_edge_is_told(film):

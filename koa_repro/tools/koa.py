@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'check', 'predict', 'runs', 'main']
 
 # %% ../../nbs/library/koa.ipynb #b87a5216
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,6 @@ from ..privacy import printable
 def _say(text: str, file=None):
     "Names of files are other people's: none of them may command the terminal."
     print(printable(text), file=file)
-
-
-def _apart(target: Path, sources: Sequence[Path]):
-    "Raises `ValueError` where what is written would be read the next time."
-    for source in sources:
-        if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-            raise ValueError("The report would lie in the folder it is of: choose another --out.")
 
 
 def check(
@@ -41,12 +35,12 @@ def check(
         found = folders.find(source, find_code)
         _say("\n".join(found) or "No file of this folder has that code under this key.")
         return 0 if found else 1
-    _apart(target, [source])
+    folders.spare(target, source)
     report = folders.examine(source, names=names or None)
-    page = folders.write_report(report, writable(target))
+    page = folders.write_report(report, target)
     _say(folders.as_text(report))
-    print(f"The page: {Path(out or 'build/check') / page.name}")
-    return 0 if report.clean else 1
+    print(f"The page: {os.path.relpath(page)}")
+    return 0 if report.clean and (report.files.state == "used").any() else 1
 
 
 def _check_options(parser):
@@ -69,15 +63,14 @@ def predict(
     from koa_repro import predict as films
 
     sources, target = [Path(p).expanduser() for p in paths], place(out, "build/predict")
-    _apart(target, sources)
     if not sources and not example:
         raise ValueError("Name a film or a folder of films, or use --example.")
-    writable(target)
     if example:
+        writable(target)
         sources.append(films.draw_example(target / "example.png"))
     table = films.predict(sources, target, sys.stderr.isatty())
     _say(films.as_text(table))
-    print(f"The page: {Path(out or 'build/predict') / 'index.html'}")
+    print(f"The page: {os.path.relpath(target / 'index.html')}")
     return 0 if table.grade.notna().any() else 1
 
 
