@@ -58,14 +58,16 @@ def _alphabet() -> dict[tuple[str, bool], np.ndarray]:  # letter, mirrored -> (f
 
 def _in_a_word(place, places) -> bool:
     "Whether a mark of like height stands close beside this one, on its line."
-    (rows, columns), found = place, False
+    rows, columns = place
     size = rows.stop - rows.start
-    for other, across in places:
+
+    def beside(other, across):
         height = other.stop - other.start
-        level = min(rows.stop, other.stop) - max(rows.start, other.start) > 0.5 * min(size, height)
+        shared = min(rows.stop, other.stop) - max(rows.start, other.start)
         gap = max(columns.start - across.stop, across.start - columns.stop)
-        found |= size / 2 < height < 2 * size and level and 0 <= gap < size
-    return found
+        return size / 2 < height < 2 * size and 2 * shared > min(size, height) and 0 <= gap < size
+
+    return any(beside(*other) for other in places)
 
 
 def _marks(film: np.ndarray):

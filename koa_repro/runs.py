@@ -445,14 +445,13 @@ def _alone(spec: RunSpec, store: Path):  # -> where it lies while it is being ma
         held = lock.acquire()
     with held:
         number = path.stat().st_ino
-        said = False
+        told = False
         while (who := _note(running)) and who["lock"] != number and _lives(who, running):
-            if not said:
-                said = (
-                    f"{spec.title}: {_told(who)} seems to make it; this one waits. If that process"
-                )
-                said += f" has another task, delete {running.name} in {partial.name}."
-                print(said, file=sys.stderr, flush=True)
+            if not told:
+                others = f"{_told(who)} seems to make it; this one waits"
+                advice = f"if it does not, delete {running.name} in {partial.name}"
+                print(f"{spec.title}: {others}: {advice}.", file=sys.stderr, flush=True)
+            told = True
             time.sleep(0.5)  # its lock was deleted while it was held
         enlist(spec, store)
         (partial / "failed.json").unlink(missing_ok=True)

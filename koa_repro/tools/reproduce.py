@@ -250,7 +250,8 @@ def _state(entry: Entry, study: Study, parameters: dict) -> str:
     facts = [[c.source for c in cells], [p.read_text(encoding="utf-8") for p in package]]
     facts += [parameters, kept, there, sorted(named.items()), files]
     facts += [_stamps(manifests(), references())]
-    facts += [_stamps(Path(parameters["data"]))] if data_set(study.data).real else []
+    if data_set(study.data) is DATA_SETS["folder"]:
+        facts += [_stamps(Path(parameters["data"]))]
     return digest(json.dumps(facts).encode())
 
 
