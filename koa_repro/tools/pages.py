@@ -195,21 +195,23 @@ def compared(h: Headline) -> str:
 
 
 def _several_seeds(read: Read, link: str) -> str:  # empty where no length has several seeds of both
-    "Both losses at the longest training that several seeds of both have."
+    "Both losses at the longest of the lengths that most seeds of both have, and the longest."
     saved = read("length_differences")
     found = saved.rows("against == 'cross-entropy' and seeds > 1")
     if not found:
         return ""
     names = dict(accuracy="accuracy (points)", auc="AUC x 100", brier="Brier score x 100")
-    last = [r for r in found if r.epochs == max(r.epochs for r in found)]
+    most = [r for r in found if r.seeds == max(r.seeds for r in found)]
+    last = [r for r in most if r.epochs == max(r.epochs for r in most)]
     told = [f"{names[r.measure]} {interval_text(r.drop('trained'), sign='+')}" for r in last]
     pixels = PROFILES[profile_of(saved.study)].recipe.pixels
     short = doubt(last[0].trained).capitalize()
     why = f" {short}: this decides no claim." * bool(short)
-    once = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds == 1")
-    if once and once[-1].epochs > last[0].epochs:
-        more = interval_text(once[-1].drop("trained"), sign="+")
-        why += f" After {once[-1].epochs} epochs, with one run of each: {more} points of accuracy."
+    longest = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds > 0")[-1]
+    if longest.epochs > last[0].epochs:
+        more = interval_text(longest.drop("trained"), sign="+")
+        with_ = "one run of each" if longest.seeds == 1 else f"{longest.seeds} runs of each"
+        why += f" After {longest.epochs} epochs, with {with_}: {more} points of accuracy."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
         f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "
