@@ -124,7 +124,8 @@ def test_workers_end_with_their_process_and_leave_no_knees(knees, spec, tmp_path
     job = start_process(tmp_path / "ask", long, knees, store, 1, 2, TMPDIR=str(tmp_path / "tmp"))
     handed_over = lambda: [p for p in (tmp_path / "tmp").rglob("*") if p.is_file()]  # the knees
     states = lambda: [state_of(replace(long, seed=s), store) for s in (1, 2)]
-    wait_until(lambda: all(s.epoch for s in states()), job)
+    at_once = min(2, joblib.cpu_count())  # one alone where there is one core
+    wait_until(lambda: sum(s.epoch > 0 for s in states()) == at_once, job)
     assert handed_over()
     job.send_signal(how)
     job.wait()
