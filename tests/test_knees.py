@@ -309,8 +309,13 @@ def test_other_bad_requests(folder):
     with pytest.raises(FileNotFoundError, match="manifest"):
         load_knees(folder, manifest="nowhere.csv")
     table = manifest_of(folder)
-    with pytest.raises(ValueError, match="lacks the column sha256"):
-        load_knees(folder, manifest=table.drop(columns="sha256"))
+    with pytest.raises(ValueError, match="lacks the column kl"):
+        load_knees(folder, manifest=table.drop(columns="kl"))
+    plain = table.drop(columns="sha256")  # all else is compared
+    assert len(load_knees(folder, manifest=plain)) == len(table)
+    with pytest.raises(KneeFilesError) as e:
+        load_knees(folder, manifest=plain.assign(kl=2))
+    assert len(e.value.relabelled) == (table.kl != 2).sum()
     with pytest.raises(ValueError, match="more than once"):
         load_knees(folder, manifest=pd.concat([table, table]))
 
