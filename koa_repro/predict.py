@@ -22,6 +22,7 @@ from matplotlib.transforms import Affine2D
 from PIL import Image
 from tqdm import tqdm
 
+from .check import check_place
 from .composites import Picker, picture, random_film
 from .explain import draw_class_map, lay_over, strongest
 from .grader import Grader, own_grader
@@ -334,24 +335,16 @@ def files_of(
     return list(once.values()), left
 
 
-def _spare(files: Sequence[Path], out: Path):
+_WRITTEN = "predictions.csv", "index.html", "pictures"
+
+
+def _spare(files: Sequence[Path], sources: Iterable[Path], out: Path):
     "Raises `ValueError` where an answer in `out` would replace anything but an earlier answer."
-    table, page, pictures = (out / name for name in ("predictions.csv", "index.html", "pictures"))
     for file in files:
-        if any(file.resolve().is_relative_to(p.resolve()) for p in (table, page, pictures)):
+        if any(file.resolve().is_relative_to((out / name).resolve()) for name in _WRITTEN):
             told = readable(str(file))
             raise ValueError(f"{told} lies where the answer is written: choose another folder.")
-    head = table.read_bytes().split(b"\n", 1)[0] if table.is_file() else b""
-    earlier = head.strip().decode("utf-8", "replace") == ",".join(COLUMNS)
-    if not earlier and (other := next((p for p in (table, page, pictures) if p.exists()), None)):
-        raise ValueError(f"{other} is no earlier answer: choose another folder for the new one.")
-
-
-def _apart(out: Path, sources: Iterable[Path]):
-    "Raises `ValueError` where what is written would be read the next time."
-    for source in sources:
-        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-            raise ValueError("The answer would lie in a folder that is read: choose another one.")
+    check_place(out, sources, _WRITTEN, COLUMNS, "answer")
 
 # %% ../nbs/library/predict.ipynb #prd00017
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;
@@ -442,8 +435,7 @@ def predict(
     (files, left), rows, pictures = files_of(paths), [], {}
     out = None if out is None else Path(out).expanduser()
     if out:
-        _apart(out, (Path(p).expanduser() for p in paths))
-        _spare(files, out)
+        _spare(files, (Path(p).expanduser() for p in paths), out)
     grader, done = own_grader(), 0
     if out:
         writable(out / "pictures")
@@ -465,7 +457,7 @@ def predict(
             write_whole(out / "predictions.csv", save)
             page = as_page(table, pictures, grader.card)
             write_whole(out / "index.html", lambda p: p.write_text(page, encoding="utf-8"))
-            for old in {*(out / "pictures").glob("[0-9]" * 4 + "*.png")}:  # of an earlier answer
+            for old in sorted((out / "pictures").glob("[0-9]" * 4 + "*.png")):  # of an earlier one
                 if f"pictures/{old.name}" not in pictures.values():
                     old.unlink()
     return table

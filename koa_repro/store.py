@@ -159,10 +159,8 @@ def _is_damaged(folder: Path) -> bool:
     "Whether a run's files are not those that were written; another version's may be whole."
     try:
         _checked(folder, verify=True)
-    except OtherVersion:
-        return False
-    except DamagedRun:
-        return True
+    except DamagedRun as e:
+        return not isinstance(e, OtherVersion)
     return False
 
 

@@ -40,7 +40,7 @@ def check(
     page = folders.write_report(report, target)
     _say(folders.as_text(report))
     print(f"The page: {os.path.relpath(page)}")
-    return 0 if report.clean and (report.files.state == "used").any() else 1
+    return 0 if report.clean and report.usable else 1
 
 
 def _check_options(parser):
