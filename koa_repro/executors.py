@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .fitting import PER_GPU
 from .knee_files import KneeSet
 from .paths import DiskFull, place, write_whole
-from .runs import DamagedRun, OutOfMemory, Run, enlist, find, make_run, state_of
+from .runs import DamagedRun, OutOfMemory, Run, enlist, find, lock_of, make_run, state_of
 from .specs import RunSpec, kind_of, read_spec
 from .workers import side_by_side
 
@@ -229,7 +229,7 @@ def _on_slurm(specs, store, get, progress, file: str) -> dict[RunSpec, str]:
     with (
         _Bar(specs, store, progress) as bar,
         tempfile.TemporaryDirectory(prefix="knees-", dir=partial) as folder,
-        FileLock(lock := Path(folder).with_suffix(".lock")),  # for who clears the store
+        FileLock(lock := lock_of(Path(folder))),  # for who clears the store
     ):
         folder = Path(folder)
         for spec in specs:

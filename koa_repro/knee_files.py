@@ -246,31 +246,24 @@ def _table_in(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
         ) from None
 
 
-def _manifest(source, manifest) -> pd.DataFrame | None:
-    "The manifest meant, or None. 'auto' is the one whose name the folder's name ends with."
-    if manifest is None:
-        return None
-    if isinstance(manifest, str) and manifest == "auto":
-        try:
-            known = sorted(manifests().glob("*.csv"))
-        except FileNotFoundError:
-            known = []
-        name = Path(source).resolve().name
-        fits = [
-            p
-            for p in known
-            if name.lower().endswith(p.stem.lower())
-            and set(_COLUMNS) <= set(pd.read_csv(p, nrows=0))
-        ]
-        if not fits:
-            warnings.warn(
-                f"No manifest is known for the folder {name}: "
-                "its files are taken as they are, unchecked.",
-                stacklevel=4,
-            )
-            return None
-        manifest = fits[-1]
-    manifest = _table_in(manifest)
+def _fitting(source: Path) -> Path | None:
+    "The manifest whose name the folder's name ends with."
+    try:
+        known = sorted(manifests().glob("*.csv"))
+    except FileNotFoundError:
+        known = []
+    name = source.resolve().name
+    for p in reversed(known):
+        if name.lower().endswith(p.stem.lower()) and set(_COLUMNS) <= set(pd.read_csv(p, nrows=0)):
+            return p
+    warnings.warn(
+        f"No manifest is known for the folder {name}: its files are taken as they are, unchecked.",
+        stacklevel=4,
+    )
+
+
+def _usable(manifest: pd.DataFrame) -> pd.DataFrame:
+    "A manifest by its usual heads, grades whole. Raises `ValueError` where it cannot be."
     if (usual := headed(manifest)) is not None:  # by other names
         manifest = manifest.assign(**{c: usual[c] for c in usual if c not in manifest})
         manifest = manifest if "sha256" in manifest else manifest.assign(sha256="")
@@ -439,11 +432,12 @@ def read_folder(
     source, grades = Path(source), tuple(sorted({int(g) for g in grades}))
     if not grades or not set(grades) <= set(GRADES):
         raise ValueError(f"grades is {grades}: use some of {GRADES}.")
-    if not (manifest is None or isinstance(manifest, str) and manifest == "auto"):
-        manifest = _table_in(manifest)
-    labels = manifest if isinstance(manifest, pd.DataFrame) else None
-    found = _looked(source, labels)
-    table = _manifest(found.root, manifest)
+    auto = isinstance(manifest, str) and manifest == "auto"
+    table = None if auto or manifest is None else _table_in(manifest)
+    found = _looked(source, table)
+    if auto and (fits := _fitting(found.root)):
+        table = _table_in(fits)
+    table = None if table is None else _usable(table)
     frame = found.frame[found.frame.kl.isin(grades)].reset_index(drop=True)
     images, frame = _read(found.root, frame, progress, _known(table))
     faults = _judge(found, images, frame, table, grades, divided)

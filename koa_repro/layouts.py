@@ -171,11 +171,15 @@ def _heads(table: pd.DataFrame) -> dict:
     }
 
 
+def _lacking(heads: dict) -> list[str]:
+    return [name for name in _LABELS if heads[name] is None]
+
+
 def headed(table: pd.DataFrame) -> pd.DataFrame | None:
     """The columns file, participant, side, kl (and split, sha256) by their usual other names. None
     where one lacks."""
     found = _heads(table)
-    if any(found[name] is None for name in _LABELS):
+    if _lacking(found):
         return None
     return pd.DataFrame({n: table[c] for n, c in found.items() if c is not None})
 
@@ -189,11 +193,11 @@ def _label_table(root, left) -> pd.DataFrame | None:
         table = _read_table(root / file)
         if table is None:
             continue
-        if (labels := headed(table)) is not None:
-            found[file.as_posix()] = labels
-        elif any(c is not None for c in _heads(table).values()):
-            lacking = ", ".join(name for name in _LABELS if _heads(table)[name] is None)
-            left[file.as_posix()] = f"a table without the column {lacking}"
+        heads = _heads(table)
+        if not (lacking := _lacking(heads)):
+            found[file.as_posix()] = headed(table)
+        elif any(c is not None for c in heads.values()):
+            left[file.as_posix()] = f"a table without the column {', '.join(lacking)}"
     if len(found) > 1:
         named = ", ".join(sorted(found))
         raise ValueError(f"{len(found)} tables could label the pictures ({named}): keep one.")

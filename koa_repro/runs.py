@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'WEIGHTS', 'NEEDED', 'STATES', 'knees_id', 'DamagedRun', 'OtherVersion', 'seal', 'Run', 'references',
-           'open_run', 'find', 'State', 'partial_of', 'state_of', 'is_held', 'replicates', 'keep_reference',
+           'open_run', 'find', 'State', 'partial_of', 'lock_of', 'state_of', 'is_held', 'replicates', 'keep_reference',
            'predictions_frame', 'write_run', 'make_run', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived',
            'derived_together', 'batches']
 
@@ -219,6 +219,11 @@ def partial_of(spec: RunSpec, store: Path) -> Path:
     return Path(store) / ".partial" / spec.id
 
 
+def lock_of(partial: Path) -> Path:
+    "The file that a process holds while it makes what lies there."
+    return partial.with_suffix(".lock")
+
+
 def state_of(
     spec: RunSpec,
     store: Path,
@@ -232,7 +237,7 @@ def state_of(
     partial = partial_of(spec, store)
     epoch = _note(partial / "progress.json").get("epoch", 0)
     if who := _note(partial / "running.json"):
-        if is_held(partial.with_suffix(".lock")):  # else whoever it was has ended
+        if is_held(lock_of(partial)):  # else whoever it was has ended
             return State("running", epoch, f"by {_told(who)}")
     if error := _note(partial / "failed.json"):
         return State("failed", epoch, error["error"])
@@ -435,7 +440,7 @@ def _alone(spec: RunSpec, store: Path):  # -> where it lies while it is being ma
     """The right to make a run. Who waits for another says so. Raises `RuntimeError` where the other
     process, on another machine, has lost its lock."""
     partial = enlist(spec, store)
-    lock = FileLock(path := partial.with_suffix(".lock"))
+    lock = FileLock(path := lock_of(partial))
     running = partial / "running.json"
     try:
         held = lock.acquire(timeout=0)

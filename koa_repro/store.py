@@ -21,6 +21,7 @@ from koa_repro.runs import (
     Run,
     State,
     is_held,
+    lock_of,
     open_run,
     state_of,
 )
@@ -143,7 +144,7 @@ def prune(
         elif not row.run:
             steps.append((f"{row.id}: a description that cannot be read", aside, partial))
     for id in table.id[table.state == "done"]:
-        if (partial := store / ".partial" / id).is_dir() and not is_held(_lock(partial)):
+        if (partial := store / ".partial" / id).is_dir() and not is_held(lock_of(partial)):
             steps.append((f"{id}: what is left of the making of a finished run", _remove, partial))
     left = *store.glob(".partial/knees-*"), *store.glob(".*.new"), *store.glob(".partial/*/.*.new")
     for path in left:
@@ -164,10 +165,6 @@ def _is_damaged(folder: Path) -> bool:
     return False
 
 
-def _lock(partial: Path) -> Path:
-    return partial.with_suffix(".lock")
-
-
 def _set_aside(folder: Path, where: Path):
     writable(where)
     names = (f"{folder.name}{'-' * bool(k)}{k or ''}" for k in range(10**6))
@@ -177,7 +174,7 @@ def _set_aside(folder: Path, where: Path):
 def _in_use(path: Path) -> bool:
     "Whether a run is under way that may need it: no checkpoint's lock beside it is free."
     partial = path.parent if path.parent.name == ".partial" else path.parent / ".partial"
-    own = _lock(path.parent) if path.parent.parent.name == ".partial" else None
+    own = lock_of(path.parent) if path.parent.parent.name == ".partial" else None
     return any(map(is_held, [own] if own else partial.glob("*.lock")))
 
 

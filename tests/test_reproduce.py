@@ -159,6 +159,18 @@ def test_what_a_notebook_reads_beside_its_runs_executes_it_again(small, monkeypa
     assert times() == times() == (0, 3)
 
 
+def test_what_changes_during_an_execution_executes_it_again(small):
+    module = small / "koa_repro" / "m.py"
+    module.parent.mkdir()
+    module.write_text("one")
+    once = f"import pathlib; pathlib.Path({str(module)!r}).write_text('another')"
+    write(small / "nbs/paper/a.ipynb", f"open({str(small / 'log')!r}, 'a').write('a ')", once)
+    call = ["--data", "phantom", "--out", str(small / "out"), "--store", str(small / "runs")]
+    times = lambda: (main([*call, "--only", "a"]), (small / "log").read_text())
+    assert times() == (0, "a ")
+    assert times() == times() == (0, "a a ")
+
+
 def test_a_damaged_run_stops_no_other_notebook(small, monkeypatch):
     def damaged(study, spec):
         raise DamagedRun("The run abc is damaged.")

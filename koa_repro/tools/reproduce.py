@@ -238,21 +238,26 @@ class Done:
     failed: str = ""  # why, in a sentence
 
 
-def _state(entry: Entry, study: Study, parameters: dict) -> str:
-    "Hash of all that decides an execution."
+def _given(entry: Entry, study: Study, parameters: dict) -> str:
+    "Hash of what an execution is given: code, parameters, references, manifests, knees."
     cells = nbformat.read(repository() / entry.notebook, 4).cells
     package = sorted((repository() / "koa_repro").rglob("*.py"))
     kept = [p.read_text() for p in sorted(references().rglob(SUMS))]
-    wanted = {s.id: s for specs in entry.specs(study).values() for s in specs}
-    there = [[id, _sums(study, s)] for id, s in sorted(wanted.items())]
     named = {k: v for k, v in os.environ.items() if k.startswith("KOA_")}
     files = [digest(Path(v).read_bytes()) for v in named.values() if Path(v).is_file()]
     facts = [[c.source for c in cells], [p.read_text(encoding="utf-8") for p in package]]
-    facts += [parameters, kept, there, sorted(named.items()), files]
+    facts += [parameters, kept, sorted(named.items()), files]
     facts += [_stamps(manifests(), references())]
     if data_set(study.data) is DATA_SETS["folder"]:
         facts += [_stamps(Path(parameters["data"]))]
     return digest(json.dumps(facts).encode())
+
+
+def _state(given: str, entry: Entry, study: Study) -> str:
+    "Hash of all that decides an execution: what it is given, and the runs that it reads or makes."
+    wanted = {s.id: s for specs in entry.specs(study).values() for s in specs}
+    there = [[id, _sums(study, s)] for id, s in sorted(wanted.items())]
+    return digest(json.dumps([given, there]).encode())
 
 
 def _sums(study: Study, spec) -> dict | str:
@@ -277,7 +282,7 @@ def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Don
         return None
     facts = json.loads(note.read_text(encoding="utf-8"))
     there = all((study.target / name).exists() for name in facts["made"])
-    if not there or facts["state"] != _state(entry, study, parameters):
+    if not there or facts["state"] != _state(_given(entry, study, parameters), entry, study):
         return None
     return Done(entry, folder / f"{entry.name}.ipynb", facts["made"])
 
@@ -285,6 +290,7 @@ def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Don
 def _execute_entry(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done:
     note = folder / f"{entry.name}.json"
     note.unlink(missing_ok=True)
+    given = _given(entry, study, parameters)  # before: it may change while hours go by
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}.", dir=study.target) as own:
         try:
             copy = execute(repository() / entry.notebook, folder, **parameters | dict(out=own))
@@ -293,7 +299,7 @@ def _execute_entry(entry: Entry, study: Study, folder: Path, parameters: dict) -
         made = sorted(p.name for p in Path(own).iterdir() if p.is_file())
         for name in made:
             os.replace(Path(own) / name, study.target / name)
-    facts = json.dumps(dict(state=_state(entry, study, parameters), made=made))
+    facts = json.dumps(dict(state=_state(given, entry, study), made=made))
     write_whole(note, lambda p: p.write_text(facts, encoding="utf-8"))
     return Done(entry, copy, made)
 
