@@ -161,12 +161,20 @@ def pair_areas(
     p: Predictions,
     n: int = 10_000,  # resamples
 ) -> pd.DataFrame:  # low_grade, high_grade, share of the pairs, auc, low, high
-    "The AUC of KL < 2 against KL >= 2, by the two knees' grades: one line a pair of grades."
+    """The AUC of KL < 2 against KL >= 2, by the two knees' grades: one line a pair of grades. Each
+    end is the outer of the bootstrap's and of the runs' mean of `delong_interval`."""
     drawn, count, lines = draws(p.participant, n), {g: (p.kl == g).sum() for g in p.grades}, []
     there = [g for g in p.grades if count[g]]
     for a, b in ((a, b) for a in there for b in there if a < 2 <= b):
-        of = auc_among(np.isin(p.kl, (a, b)), p.kl == b, p.score)
-        i = bootstrap_interval(of, drawn=drawn, bounds=(0, 1))
+        at = np.isin(p.kl, (a, b))
+        i = bootstrap_interval(auc_among(at, p.kl == b, p.score), drawn=drawn, bounds=(0, 1))
+        # near 1 no resample may hold the knees that are ranked wrongly
+        rates = [delong_interval(p.kl[at] == b, s[at], p.participant[at]) for s in p.score]
+        i = replace(
+            i,
+            low=min(i.low, np.mean([r.low for r in rates])),
+            high=max(i.high, np.mean([r.high for r in rates])),
+        )
         share = count[a] * count[b] / (p.positive.sum() * (~p.positive).sum())
         lines.append((a, b, share, i.estimate, i.low, i.high))
     return pd.DataFrame(lines, columns=["low_grade", "high_grade", "share", "auc", "low", "high"])

@@ -33,13 +33,14 @@ from .paths import writable, write_whole
 from .phantom import make_knees
 from .radiographs import SMALLEST, UnreadableRadiograph, as_knee, decode, file_bytes
 from .recognition import LIMITS as LIMITS_OF_A_KNEE
-from .recognition import SURE, polarity, recognised
+from .recognition import recognised
 
 # %% ../nbs/library/predict.ipynb #prd00006
 _OUTSIDE = 0.05  # share of a square beyond the film from which it is told
 _COARSE = 150  # pixels of a square's edge below which it is told
 _TURNED = 10  # degrees from which it is told
 _UNSURE = 0.8  # confidence of the localiser below which it is told
+_SURE = 0.9  # from which a square is believed that does not look like a whole upright knee
 _POOR = 0.4  # share of a square beyond the film from which its grade is doubtful
 
 
@@ -77,8 +78,8 @@ def outside(
 _WORDS = dict(L="left", R="right")
 
 
-def _film_spots(image, told) -> tuple[list[Spot], float]:  # the knees, how well they fit
-    spots, knees = [], find_knees(image)
+def _film_spots(image, told) -> tuple[list[Spot], int]:  # the knees; 2, 1 or 0: how sure of one
+    spots, knees, sure = [], find_knees(image), 0
     for knee in knees:
         notes = ["the joint was found with little confidence"] if knee.confidence < _UNSURE else []
         side = told if told and len(knees) == 1 else knee.side
@@ -90,8 +91,12 @@ def _film_spots(image, told) -> tuple[list[Spot], float]:  # the knees, how well
             notes.append("more than two places look like knees; two were read")
         roi = cut(image, knee)
         spots.append(Spot(side, roi, knee.x, knee.y, knee.edge, knee.angle, notes))
-    fits = [float(polarity(s.roi)) for s in spots]
-    return spots, float(np.mean(fits)) if fits else 0.0
+        wrong, fit = recognised(roi)
+        if fit > 0 and not wrong and knee.confidence >= _UNSURE:
+            sure = 2
+        elif fit > 0 and knee.confidence >= _SURE:
+            sure = max(sure, 1)
+    return spots, sure
 
 
 def _side_by(letter, spots, told):
@@ -121,8 +126,8 @@ def spots_of(
         size = max(shown.shape)
         notes += [_coarse(size)] if size < _COARSE else []
         return [Spot(side, knee.roi, 0, 0, size, 0, notes)], 255 - shown if knee.inverted else shown
-    spots, fit = _film_spots(shown, side)
-    if fit <= 0 and (other := _film_spots(255 - shown, side))[1] > max(fit, SURE / 2):
+    spots, sure = _film_spots(shown, side)
+    if sure < 2 and (other := _film_spots(255 - shown, side))[1] >= (2 if spots else 1):
         (spots, _), shown = other, 255 - shown
         for spot in spots:
             spot.notes.append("bone was dark; put right")
@@ -368,8 +373,8 @@ def _provenance(card) -> str:
         f"Read by koa_repro {_version()} with the networks {card['name']} (SHA-256 {hashes}), "
         f"learnt from {card['data']}. "
         f"On the public test knees of grades 0 and 2: {'; '.join(tested)}. Doubtful: a confidence "
-        f"below {card['doubt']['threshold']:.2f}, from which "
-        f"{card['doubt']['right']:.0%} of the validation knees are correctly classified."
+        f"below {card['doubt']['threshold']:.2f}; of the validation knees with at least this "
+        f"confidence {card['doubt']['right']:.0%} are correctly classified."
     )
 
 

@@ -333,8 +333,9 @@ def same_readings(
 ) -> list[Reading]:
     "Two prints of one quantity: rounded by one rule, or one of them truncated."
     apart = float(np.round(abs(a.value - b.value) / (a.unit + b.unit), 6))  # units of each
-    # at exactly half a unit each, one rule would print the tie twice alike
-    one_rule = 0 if apart == 0 else max(apart, ROUNDING + 1e-6)
+    # of equal digits, at exactly half a unit each: one rule would print the tie twice alike
+    tied = 0 < apart <= ROUNDING and a.unit == b.unit
+    one_rule = ROUNDING + 1e-6 if tied else apart
     truncated = 0 if apart <= ROUNDING else apart
     return [
         Reading("one number, rounded by one rule", one_rule),

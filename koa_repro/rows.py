@@ -71,14 +71,19 @@ GAIN = 0.01  # of validation accuracy by twice the epochs, above which a run is 
 
 
 def convergence(
-    runs: Iterable[Run | None],  # of one row, one a seed
-) -> str:  # one of `stats.TRAINED`; empty where nothing was run
-    "Whether a row was trained to the end, from what twice the epochs bring on validation."
-    done = [r for r in runs if isinstance(r, Run)]
-    if not done:
-        return ""
+    runs: Iterable[Run | None],  # of one row, one a seed, or of several rows
+) -> str:  # one of `stats.TRAINED`, the worst of the rows'; empty where nothing was run
+    "Whether rows were trained to the end, from what twice the epochs bring on validation."
+    rows = {}
+    for run in runs:
+        if isinstance(run, Run):
+            rows.setdefault(replace(run.spec, seed=0), []).append(run)
+    return max(map(_convergence, rows.values()), key=TRAINED.index, default="")
+
+
+def _convergence(row: Sequence[Run]) -> str:
     gains = []
-    for run in done:
+    for run in row:
         recipe = replace(run.spec.recipe, epochs=2 * run.spec.recipe.epochs)
         if longer := find(replace(run.spec, recipe=recipe), run.path.parent):
             gains.append(validated(longer) - validated(run))

@@ -771,25 +771,36 @@ class Kappa(Outer):
         return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def _kappa_score(apart, pairs, clusters) -> Callable:  # level -> (low, high) of kappa
+def _score(
+    expected: float,  # disagreement by chance, of a largest one of 1
+    share: float,  # observed disagreement
+    x: np.ndarray,  # (N,) what each knee adds to their quotient, times the expected one
+    clusters,
+) -> Callable:  # level -> (low, high) of 1 - share / expected
     "Wilson's ends of the disagreement over the expected one, for the effective number of knees."
+
+    def score(level):
+        worth = _worth(x, clusters, level, len(x) * share * (1 - share))
+        low, high = _wilson(share, worth, level)
+        return max(1 - high / expected, -1.0), 1 - low / expected
+
+    return score if expected else lambda level: (np.nan, np.nan)
+
+
+def _kappa_score(apart, pairs, clusters) -> Callable:  # level -> (low, high) of kappa
     runs, n = [], pairs[0].shape[1]
     for i, j in zip(*pairs):
         p, q = (np.bincount(x, minlength=len(apart)) / n for x in (i, j))
         if not (expected := p @ apart @ q):
-            return lambda level: (np.nan, np.nan)
+            return _score(0, 0, np.zeros(n), clusters)
         share = apart[i, j].mean() / expected
         linear = (apart[i, j] - share * ((apart @ q)[i] + (p @ apart)[j])) / expected
         runs.append((expected, share, linear))
     every_expected, shares, linears = zip(*runs)
     expected = min(every_expected)
-    share, x = expected * np.mean(shares), expected * np.mean(linears, axis=0)
-
-    def score(level):
-        low, high = _wilson(share, _worth(x, clusters, level, n * share * (1 - share)), level)
-        return max(1 - high / expected, -1.0), 1 - low / expected
-
-    return score
+    return _score(
+        expected, expected * np.mean(shares), expected * np.mean(linears, axis=0), clusters
+    )
 
 
 def cohen_kappa(
@@ -1010,12 +1021,26 @@ def _table_of(reads) -> tuple:  # grades (K,), counts (N, K)
     return grades, np.stack([(frame == g).sum(axis=1).to_numpy(float) for g in grades], 1)
 
 
+def _reads_score(apart, within, counts, clusters) -> Callable:  # level -> (low, high)
+    """The same for any number of readers, from the mean disagreement `within` the reads of a knee.
+    A disagreement of the mean size, between different grades met by chance, counts as one."""
+    reads = counts.sum(1)
+    p, weight = counts.sum(0) / reads.sum(), reads / reads.mean()
+    if not (expected := 1 - p @ p):
+        return _score(0, 0, 0 * reads, clusters)
+    one = p @ apart @ p / expected
+    ratio = (weight * within).mean() / one / expected
+    x = weight * (within - 2 * ratio * (counts / reads[:, None] @ apart @ p)) / one
+    return _score(expected, min(ratio * expected, 1), x, clusters)
+
+
 def fleiss_kappa(
     reads,  # (N, R) grades, a column a reader, none missing
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
     **kwargs,  # n, seed, level and drawn of `bootstrap_interval`
-) -> Interval:
-    "Agreement of R readers beyond chance (Fleiss 1971); NaN where all reads are one grade."
+) -> Outer:
+    """Agreement of R readers beyond chance (Fleiss 1971); NaN where all reads are one grade. Each
+    end is the outer of bootstrap and Wilson."""
     grades, counts = _table_of(reads)
     readers = counts.sum(1)
     if (readers != readers.max()).any():
@@ -1030,7 +1055,9 @@ def fleiss_kappa(
         with np.errstate(divide="ignore", invalid="ignore"):
             return ((w @ agreed / w.sum(1) - chance) / (1 - chance))[:, None]
 
-    return bootstrap_interval(of, len(counts) if clusters is None else clusters, **kwargs)
+    found = bootstrap_interval(of, len(counts) if clusters is None else clusters, **kwargs)
+    score = _reads_score(1 - np.eye(len(grades)), 1 - agreed, counts, clusters)
+    return _as(Outer, found, score=score).at(found.level)
 
 # %% ../nbs/library/stats_agreement.ipynb #166dc9ca
 SCALES = ("nominal", "ordinal", "interval")
@@ -1041,9 +1068,9 @@ def krippendorff_alpha(
     scale: str = "nominal",  # how far apart two grades are: one of SCALES
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
     **kwargs,  # n, seed, level and drawn of `bootstrap_interval`
-) -> Interval:
+) -> Outer:
     """Agreement of any number of readers beyond chance (Krippendorff 2011), without knees that were
-    read once; NaN where all reads are one grade."""
+    read once; NaN where all reads are one grade. Each end is the outer of bootstrap and Wilson."""
     if scale not in SCALES:
         raise ValueError(f"scale={scale!r} is not known: choose one of {', '.join(SCALES)}.")
     grades, counts = _table_of(reads)
@@ -1055,21 +1082,29 @@ def krippendorff_alpha(
     if not pairs.any():
         raise ValueError("reads: no knee was read by two readers.")
 
+    def distances(often):  # (b, K) -> (b, K, K) or (K, K)
+        if scale == "nominal":
+            return 1 - np.eye(k)
+        place = grades if scale == "interval" else often.cumsum(1) - often / 2
+        place = np.broadcast_to(place, often.shape)
+        return (place[:, :, None] - place[:, None]) ** 2
+
     def of(w):
         seen = (w @ pairs.reshape(len(w[0]), -1)).reshape(-1, k, k)
         often = seen.sum(2)
-        if scale == "nominal":
-            apart = 1 - np.eye(k)
-        else:
-            place = grades if scale == "interval" else often.cumsum(1) - often / 2
-            place = np.broadcast_to(place, often.shape)
-            apart = (place[:, :, None] - place[:, None]) ** 2
+        apart = distances(often)
         observed = (seen * apart).sum((1, 2))
         expected = (often[:, :, None] * often[:, None] * apart).sum((1, 2))
         with np.errstate(divide="ignore", invalid="ignore"):
             return (1 - (often.sum(1) - 1) * observed / expected)[:, None]
 
-    return bootstrap_interval(of, len(counts) if clusters is None else clusters, **kwargs)
+    found = bootstrap_interval(of, len(counts) if clusters is None else clusters, **kwargs)
+    twice = counts.sum(1) > 1
+    apart = distances(pairs.sum((0, 2))[None]).reshape(-1, k, k)[0]
+    within = (pairs * apart).sum((1, 2))[twice] / counts[twice].sum(1)
+    people = None if clusters is None else np.asarray(clusters)[twice]
+    score = _reads_score(apart, within, counts[twice], people)
+    return _as(Outer, found, score=score).at(found.level)
 
 # %% ../nbs/library/stats_agreement.ipynb #618549e6
 @dataclass(frozen=True)

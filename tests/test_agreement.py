@@ -476,6 +476,11 @@ def test_many_readers_at_the_edges():
         stats.krippendorff_alpha(same_grade).estimate
     )
     perfect = np.repeat(np.arange(10)[:, None] % 2, 3, axis=1)
+    two = stats.cohen_kappa(*perfect[:, :2].T)
+    for many in (stats.fleiss_kappa(perfect), stats.krippendorff_alpha(perfect)):
+        assert many.low == pytest.approx(two.low) and many.low < 0.8 and many.high == 1
+    for scale in stats.SCALES:
+        assert stats.krippendorff_alpha(perfect, scale).low == pytest.approx(two.low)
     assert stats.fleiss_kappa(perfect).estimate == stats.krippendorff_alpha(perfect).estimate == 1
     gap = perfect.astype(float)
     gap[4, 1] = np.nan

@@ -137,6 +137,18 @@ def test_families():
             claims.verdict(id, clear, allowed=False)
 
 
+def test_a_family_does_not_fail_by_one_member_at_five_percent():
+    x, noise = (np.random.default_rng(k).normal(0, 1, (4, 400)) for k in (3, 4))
+    moved = lambda by: paired_difference(x + noise + by, x, n=2000)
+    none, surely = moved(0), 1 - 0.05 / 3
+    just = moved(-(none.high + none.at(surely).high) / 2)  # below 0 at 95%, and not at 98.3%
+    clear, far = moved(5), moved(-5)
+    assert just.high < 0 < just.at(surely).high and claims.verdict("C09", [just]) == "fails"
+    assert claims.verdict("C09", [just, clear, clear]) == "not decided"
+    assert claims.verdict("C09", [far, clear, clear]) == "fails"
+    assert claims.verdict("C09", [clear, clear, clear]) == "holds"
+
+
 @quick
 @given(
     st.sampled_from(["above", "below", "inside", "non-inferior", "reaches", "exceeds"]),

@@ -246,6 +246,10 @@ def test_the_area_is_the_mean_over_pairs_of_grades():
     assert (parts.share * parts.auc).sum() == pytest.approx(
         np.mean([metrics.roc_auc_score(p.positive, s) for s in p.score])
     )
+    for r in parts.itertuples():  # near 1 a resample may hold none of the knees that are misplaced
+        at = np.isin(p.kl, (r.low_grade, r.high_grade))
+        own = [delong_interval(p.kl[at] == r.high_grade, s[at], p.participant[at]) for s in p.score]
+        assert r.low <= np.mean([i.low for i in own]) and np.mean([i.high for i in own]) <= r.high
     r, at = parts.iloc[4], np.isin(p.kl, (1, 3))
     assert (r.low_grade, r.high_grade) == (1, 3) and r.auc == pytest.approx(
         np.mean([metrics.roc_auc_score(p.kl[at] == 3, s[at]) for s in p.score])

@@ -142,6 +142,15 @@ def test_the_negative_of_a_film_gets_the_films_answer(tmp_path, film):
     assert not any("dark" in r["notes"] for r in plain.rows)
 
 
+@pytest.mark.parametrize("name", ["1536577c3a31", "5f2487519a50", "54f83d14d737", "68ed80e3d2d6"])
+def test_a_film_whose_knee_is_not_found_is_not_taken_for_a_negative(name):
+    path = REAL / "gp" / "films" / f"{name}.png"
+    if not path.exists():
+        pytest.skip("the films of the second cohort are not here")
+    reading = read_file(path)
+    assert not reading.spots and "no knee was found" in reading.rows[0]["notes"]
+
+
 def test_a_knee_and_its_mirror_image_get_the_same_answer():
     knees, grader = example_knees().images, own_grader()
     mirrored = np.ascontiguousarray(knees[:, :, ::-1])

@@ -237,7 +237,9 @@ def test_differences_and_sums_that_are_not():
         ("0.80", "0.8", "can be"),
         ("89.14", "89.15", "cannot be decided"),
         ("89.14", "89.16", "cannot be"),
-        ("89.1", "89.15", "cannot be decided"),
+        ("89.1", "89.15", "can be"),
+        ("88.38", "88.4", "can be"),
+        ("89.26", "89.2", "cannot be"),
     ],
 )
 def test_one_number_printed_twice(a, b, says):

@@ -88,8 +88,11 @@ def test_triples_of_a_row_are_judged_on_shared_seeds():
     rows[A, TRIPLES[0]][0] = None
     assert (
         table5._row_predictions(rows, A, "test") == {}
-        and grid_table(rows, n=50).set_index("row").triples_done[A] == 0
+        and (table := grid_table(rows, n=50)).set_index("row").triples_done[A] == 2
     )
+    line = show_grid(table).set_index("λ, ε").loc["7:2:1, 0.15"]
+    assert line.ours == "no seed that all weightings have" and line.seeds == ""
+    assert line["weightings run"] == "2 of 36"
 
 
 def test_optimism_is_too_high_but_not_twice_where_some_are_better():

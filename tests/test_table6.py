@@ -1,5 +1,7 @@
 """Table VI on predictions whose truth is known: one loss alone is shown, all seven are needed."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -106,5 +108,10 @@ def test_all_seven_are_needed_and_each_must_gain(study):
         and (gains_table(found).p_holm < 0.05).all()
     )
     assert verdict(gains(seven(Antony=0.5)), study) == "fails"
+    assert gains_claims(found, study).ours[0].endswith("7 gain (95% intervals)")
+    doubtful = {n: replace(i, trained="under-trained") for n, i in found.items()}
+    single = {n: replace(i, seeds=1) for n, i in found.items()}
+    for none in (doubtful, single):
+        assert gains_claims(none, study).ours[0].endswith("0 gain (95% intervals)")
     del found["Ours"]
     assert verdict(found, study) == "not decided"

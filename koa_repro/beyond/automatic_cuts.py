@@ -127,7 +127,11 @@ def draw_cuts(cuts: pd.DataFrame, agreement: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-def answer_cuts(costs: pd.DataFrame, agreement: pd.DataFrame) -> str:
+def answer_cuts(
+    costs: pd.DataFrame,  # from `cost_table`
+    agreement: pd.DataFrame,  # from `agreement_table`
+    lost: pd.DataFrame,  # from `missed`
+) -> str:
     "The answer in sentences."
     by = costs.set_index("measure")
     told = lambda words, cut, sign="": interval_text(by.loc[words], cut, digits=1, sign=sign)
@@ -137,9 +141,12 @@ def answer_cuts(costs: pd.DataFrame, agreement: pd.DataFrame) -> str:
         for words in _MEASURES.values()
     ]
     all_, *_ = (r for _, r in agreement.iterrows())
+    none = lost.set_index("kl").loc[[0, 2]]
+    left = " and ".join(f"{r.missing} of {r.knees} of KL-{kl}" for kl, r in none.iterrows())
     return (
         f"On {by.knees.iloc[0]} test knees of grade 0 and 2: {'; '.join(said)}. "
-        f"{interval_text(all_, 'alike', digits=1)}% of these knees are called alike from both cuts."
+        f"{interval_text(all_, 'alike', digits=1)}% of these knees are called alike "
+        f"from both cuts. Knees without an automatic cut, {left}, are not counted."
     )
 
 

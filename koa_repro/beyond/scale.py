@@ -149,7 +149,8 @@ def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
     )
     lines.append(
         "\nEvery run is counted as one of the siamese network. The slowest network of Table IV "
-        f"takes {_largest():.0f} times as long for a knee, so the whole is a lower bound."
+        f"takes {_largest():.0f} times as long for a knee, so all runs together are likely to take "
+        "longer."
     )
     return "\n".join(lines)
 

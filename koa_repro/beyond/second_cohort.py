@@ -33,9 +33,11 @@ def kept_films() -> pd.DataFrame:  # one row a film
 
 
 def as_predictions(films: pd.DataFrame) -> Predictions:
-    "Films of grade 0 and 2 in which a knee was found; each counts as a participant."
+    "Films of grade 0 and 2 in which a knee was found; copies of one count as one participant."
     part = films[films.kl.isin((0, 2)) & films.p2.notna()]
-    more = dict(participant=part.file, label=part.kl // 2, split="test", p0=1 - part.p2, p1=part.p2)
+    more = dict(
+        participant=part.picture, label=part.kl // 2, split="test", p0=1 - part.p2, p1=part.p2
+    )
     return stack({"films": [part[["file", "kl"]].assign(**more)]})["films"]
 
 # %% ../../nbs/beyond/second_cohort.ipynb #sec00015
@@ -76,8 +78,10 @@ def cohort_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a group of kne
 
 
 def grades_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a grade
-    "Films, those with a knee found, the median probability, shares called KL-2 and left open."
+    """Films, those with a knee found, those whose square was seen to lie beside the joint, the
+    median probability, shares called KL-2 and left open."""
     limit, rows = own_card()["doubt"]["threshold"], []
+    beside = pd.read_csv(manifests() / "localiser_faults.csv").file
     for kl, part in films.groupby("kl"):
         p = part.p2.dropna()
         unsure = np.maximum(p, 1 - p) < limit
@@ -86,6 +90,7 @@ def grades_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a grade
                 kl=kl,
                 films=len(part),
                 found=len(p),
+                beside=part.file.isin(beside).sum(),
                 median_p2=p.median(),
                 called_2=(p >= 0.5).mean(),
                 left_open=unsure.mean(),
@@ -113,7 +118,7 @@ def draw_cohort(films: pd.DataFrame) -> plt.Figure:
         [found.p2[found.kl == kl] for kl in range(5)],
         positions=range(5),
         widths=0.6,
-        showfliers=False,
+        flierprops=dict(marker=".", ms=3, mec="0.4"),
         patch_artist=True,
         medianprops=dict(color="black"),
     )
@@ -130,16 +135,20 @@ def draw_cohort(films: pd.DataFrame) -> plt.Figure:
 
 
 def answer_cohort(
+    films: pd.DataFrame,  # from `kept_films`
     measures: pd.DataFrame,  # from `cohort_table`
     grades: pd.DataFrame,  # from `grades_table`
 ) -> str:  # Markdown
-    "The answer: order, threshold (with what is called of every grade), probabilities."
+    "The answer: order, threshold (with what is called of every grade), probabilities, films."
     by, of = measures.set_index(["knees_of", "measure"]), grades.set_index("kl")
     text = lambda who, what: interval_text(by.loc[(who, what)], digits=3)
     knees = by.knees.groupby(level=0).first()
     first, second = "public test knees", "second cohort"
     alone, right = of.found[0] / (of.found[0] + of.found[2]), by.estimate[second, "accuracy"]
     called = [f"{of.called_2[kl]:.0%} of KL-{kl}" for kl in of.index]
+    lost = [f"{of.films[kl] - of.found[kl]} of KL-{kl}" for kl in of.index]
+    beside = [f"{of.beside[kl]} of KL-{kl}" for kl in of.index if of.beside[kl]]
+    copies = films[films.picture.duplicated(keep=False)].groupby("picture").kl.nunique()
     return (
         f"**Order.** AUC for KL-0 against KL-2 {text(second, 'AUC')} on {knees[second]} films, "
         f"{text(first, 'AUC')} on {knees[first]:,} public test knees.\n\n"
@@ -148,8 +157,13 @@ def answer_cohort(
         f" Accuracy for KL-0 against KL-2 is {text(second, 'accuracy')}, "
         f"{'below' if right < alone else 'not below'} the {alone:.3f} of one who calls every film "
         f"KL-0; on the public test knees it is {text(first, 'accuracy')}.\n\n"
-        f"**Probabilities.** Calibration slope {text(second, 'calibration slope')} and intercept "
-        f"{text(second, 'calibration intercept')}; where probabilities are right they are 1 and 0."
+        f"**Probabilities.** Calibration slope {text(second, 'calibration slope')}; intercept, "
+        f"with the slope held at 1, {text(second, 'calibration intercept')}; where probabilities "
+        f"are right they are 1 and 0.\n\n"
+        f"**Films.** In {', '.join(lost)} no knee was found; these are in none of the numbers. In "
+        f"{', '.join(beside)} the square was seen to lie beside the joint; these are. "
+        f"{films.picture.duplicated().sum()} of the {len(films)} files are copies of another, and "
+        f"of {len(copies)} films with copies {(copies > 1).sum()} were given two grades."
     )
 
 

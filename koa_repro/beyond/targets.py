@@ -83,7 +83,7 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         name = CONFIDENCE_ROWS[row]
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = "\n\nWithin the stretches it fell in every run. The guard ends a stretch because "
+            end = f"\n\nWith {name} mean c_k fell in every run. The guard ends a stretch because "
             end += "some c_k fell, so the choice of stretches alone may explain that."
     head = (
         "Change of mean c_k, summed over the stretches in which the target was on (cross-entropy: "
@@ -104,7 +104,7 @@ def draw_targets(rows: Rows, title: str):
         h = run.history
         look = dict(lw=1, marker=".", ms=3)
         axes[1].plot(h.epoch, h.c_medium, color=COLORS["hybrid"], label="medium set", **look)
-        target = h.filter(like="target_").mean(axis=1)
+        target = h.filter(like="target_").mean(axis=1).where(in_force(run))
         axes[1].plot(h.epoch, target, color="0.3", ls=":", label="its target, mean $c_k$", **look)
     for ax, name in zip(axes, ("validation, mean $c_k$", "training, hybrid loss")):
         ax.axhline(0.5, color="0.6", ls=":", lw=0.8)

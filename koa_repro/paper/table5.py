@@ -108,8 +108,9 @@ def grid_table(
         line = dict(row=row, paper_triple=_say(options["weights"]), paper=paper.accuracy[row])
         line |= dict(paper_f1=paper.f1[row], triples_done=0, triples_wanted=len(TRIPLES))
         val, test = (_row_predictions(rows, row, split) for split in ("val", "test"))
+        line["triples_done"] = sum(any(runs) for (r, _), runs in rows.items() if r == row)
         if val:
-            line |= _chosen(val, test, options["weights"], n) | dict(triples_done=len(test))
+            line |= _chosen(val, test, options["weights"], n)
         lines.append(line)
     return pd.DataFrame(lines).reindex(columns=[*list(line)[:6], *_CHOSEN])
 
@@ -131,17 +132,22 @@ def _say(triple) -> str:
     return ", ".join(f"{w:.1f}" for w in triple)
 
 
+def _ours(r) -> str:
+    lone = r.triples_done and not r.seeds > 0
+    return "no seed that all weightings have" if lone else interval_text(r, "test")
+
+
 def show_grid(table: pd.DataFrame) -> pd.DataFrame:
     "The table as the paper prints it, ours beside it; a row without a run says so."
 
     def shown(r):
         line = {"λ, ε": r["row"].replace(" eps", ","), "paper: α, β, γ": r.paper_triple}
-        line |= {"paper": f"{r.paper:.2f}", "ours": interval_text(r, "test")}
-        if r.triples_done:
+        line |= {"paper": f"{r.paper:.2f}", "ours": _ours(r)}
+        if r.seeds > 0:
             line |= {"ours: α, β, γ": r.triple, "validation": f"{r.validation:.2f}"}
         line["weightings run"] = f"{r.triples_done} of {r.triples_wanted}"
-        line["seeds"] = r.seeds if r.triples_done else ""
-        if r.triples_done > 1:
+        line["seeds"] = r.seeds if r.seeds > 0 else ""
+        if r.triples_done > 1 and r.seeds > 0:
             line |= {"best on test": r.triple_on_test, "test, so chosen": f"{r.best_on_test:.2f}"}
             line["optimism"] = f"{r.optimism:.2f}"
         return line
@@ -154,7 +160,7 @@ def show_grid(table: pd.DataFrame) -> pd.DataFrame:
 
 def span_sentence(table: pd.DataFrame) -> str:
     "How far the rows lie apart, beside how well one of them is known."
-    spread, ran = table.paper.max() - table.paper.min(), table[table.triples_done > 0]
+    spread, ran = table.paper.max() - table.paper.min(), table[table.seeds > 0]
     said = f"All twelve printed accuracies lie within {spread:.2f} points of one another."
     if ran.empty:
         return said
@@ -318,10 +324,12 @@ def _specs(study):
 
 def _lines(read):
     def tell(r):
-        runs = f"{r.triples_done} of {r.triples_wanted} weightings, {r.seeds:.0f} seeds"
-        return r.paper, interval_text(r, "test"), runs
+        runs = (
+            f"{r.triples_done} of {r.triples_wanted} weightings, {np.nan_to_num(r.seeds):.0f} seeds"
+        )
+        return r.paper, _ours(r), runs
 
-    name = lambda r: f"{r['row']}, weights {r.triple}" if r.triples_done else r["row"]
+    name = lambda r: f"{r['row']}, weights {r.triple}" if r.seeds > 0 else r["row"]
     table = read("table5_hyperparameters")
     return lines_of("Table V", table, "triples_done > 0", tell, name)
 

@@ -209,9 +209,11 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     why = f" {short}: this decides no claim." * bool(short)
     longest = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds > 0")[-1]
     if longest.epochs > last[0].epochs:
+        against = doubt(longest.trained)
         more = interval_text(longest.drop("trained"), sign="+")
         with_ = "one run of each" if longest.seeds == 1 else f"{longest.seeds} runs of each"
-        why += f" After {longest.epochs} epochs, with {with_}: {more} points of accuracy."
+        why += f" After {longest.epochs} epochs, with {with_}: {more} points of accuracy"
+        why += f" ({against})." if against else "."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
         f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are first used: they are slow
 from PIL import Image
 
 from ..calibration import fit_temperature, measure_interval, tempered
 from ..data import KneeSet, load_knees
-from ..duplicates import displacement
+from ..duplicates import copies, displacement, texture
 from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, save_network
 from ..patches import patch_scale
 from ..paths import digest, manifests, write_whole
@@ -103,10 +104,14 @@ def compared() -> pd.DataFrame:  # one row a candidate and seed
     return pd.DataFrame(rows)
 
 
+def _shared() -> pd.DataFrame:  # seeds x candidates
+    "Brier scores on validation knees, of the seeds that all candidates have."
+    return compared().pivot(index="seed", columns="candidate", values="brier").dropna()
+
+
 def chosen() -> str:
     "The candidate with the lowest Brier score on validation knees, over the seeds that all have."
-    table = compared().pivot(index="seed", columns="candidate", values="brier").dropna()
-    return table.mean().idxmin()
+    return _shared().mean().idxmin()
 
 # %% ../../nbs/library/release.ipynb #rls00009
 ZOOMS = ((1.0,), (1.0, 0.93, 1.07))  # at which each knee may be read, the answers averaged
@@ -239,7 +244,7 @@ validation and test are others.
 **Recipe.** Hybrid loss, {epochs} one-cycle epochs, batches of {batch}, patches of {pixels} x
 {pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}, cuts
 moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
-knees among: {candidates}. Training accuracy at the end: {fit}.{before}
+knees, {compared}, among: {candidates}. Training accuracy at the end: {fit}.{before}
 
 **Reading.** {reading}
 
@@ -251,8 +256,9 @@ had no part.
 |---|---|---|
 {rows}
 
-**Doubtful** is a knee with a confidence below {threshold:.3f}, from which {right:.0%} of the
-validation knees are correctly classified; {share:.0%} of them are doubtful.
+**Doubtful** is a knee with a confidence below {threshold:.3f}: of the validation knees with at
+least this confidence {right:.0%} are correctly classified. {share:.0%} of the validation knees are
+doubtful.
 
 **Limits.** Two grades only: a knee of grade 1, 3 or 4 is called 0 or 2. One archive and one view:
 on other films it can be much worse, and its confidence says little there. The truth here is one
@@ -291,6 +297,7 @@ def card_page(card: dict) -> str:  # Markdown
     shown |= dict(
         rows="\n".join(rows), fit=fit, before=before, reading=reading, seeds=len(card["seeds"])
     )
+    shown["compared"] = f"on {n} seed{'s' * (n > 1)} of each" if (n := len(_shared())) else ""
     text = _CARD.format_map(shown | dict(candidates="; ".join(card["candidates"])))
     table = lambda part: part.startswith(("|", "#"))
     fill = lambda part: part if table(part) else textwrap.fill(part, 100, break_long_words=False)
@@ -335,10 +342,11 @@ def read_second_cohort(folder: Path, grader: Grader) -> pd.DataFrame:  # one row
     "What is found in each film, and KL-2's probability."
     listed = pd.read_csv(folder / "gp" / "gp.csv")
     listed = listed[listed.view == "one knee"]
-    rows, rois = [], []
+    rows, rois, shown = [], [], []
     for film in listed.itertuples():
         image, _, side = decode(file_bytes(folder / "gp" / film.file), roi=False)
-        spots, _ = spots_of(image, side)
+        spots, whole = spots_of(image, side)
+        shown.append(np.asarray(Image.fromarray(whole).resize((300, 150))))
         row = dict(file=Path(film.file).name, kl=film.expert1, mode=film.mode, found=len(spots))
         if spots:
             spot = max(spots, key=lambda s: s.edge)
@@ -349,7 +357,15 @@ def read_second_cohort(folder: Path, grader: Grader) -> pd.DataFrame:  # one row
     table = pd.DataFrame(rows)
     p = grader.probability(np.stack(rois))
     table.loc[table.found > 0, "p2"] = p[:, 1]
-    return table
+    return table.assign(picture=table.file[_first_copies(np.stack(shown))].to_numpy())
+
+
+def _first_copies(images) -> np.ndarray:  # (N,) int
+    "For each picture the first of those that are copies of it, or copies of copies."
+    pairs, n = copies(texture(images)), len(images)
+    links = scipy.sparse.coo_array((np.ones(len(pairs)), (pairs["first"], pairs["second"])), (n, n))
+    _, group = scipy.sparse.csgraph.connected_components(links, directed=False)
+    return np.unique(group, return_index=True)[1][group]
 
 
 def read_other_grades(folder: Path, grader: Grader) -> pd.DataFrame:  # one row a knee

@@ -1,0 +1,43 @@
+"""Whether rows were trained to the end, from runs that were never made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from koa_repro import rows
+from koa_repro.beyond.second_cohort import as_predictions, kept_films
+from koa_repro.rows import GAIN, convergence
+from koa_repro.runs import Run
+from koa_repro.specs import RunSpec
+from koa_repro.stats import TRAINED
+from koa_repro.tools.release import _first_copies
+
+
+def row(**spec):
+    return [Run(RunSpec("knees", seed=seed, **spec), Path("store") / "run") for seed in range(2)]
+
+
+@pytest.mark.parametrize("gain, trained", [(0, TRAINED[0]), (2 * GAIN, TRAINED[2])])
+def test_a_row_that_was_doubled_does_not_speak_for_another(monkeypatch, gain, trained):
+    doubled, alone = row(), row(loss="hybrid")
+    longer = replace(doubled[0].spec.recipe, epochs=2 * doubled[0].spec.recipe.epochs)
+    there = [replace(r.spec, recipe=longer) for r in doubled]
+    found = lambda spec, store: Run(spec, Path()) if spec in there else None
+    monkeypatch.setattr(rows, "find", found)
+    monkeypatch.setattr(rows, "validated", lambda run: 0.8 + gain * (run.spec in there))
+    assert convergence(doubled) == trained
+    assert convergence(alone) == TRAINED[1]
+    assert convergence([*doubled, *alone]) == max(trained, TRAINED[1], key=TRAINED.index)
+    assert convergence([None, None]) == convergence([]) == ""
+
+
+def test_copies_of_a_film_are_one_participant():
+    a, b = np.random.default_rng(0).integers(0, 256, (2, 150, 300)).astype(np.uint8)
+    darker = (a * 0.7).astype(np.uint8)
+    assert _first_copies(np.stack([a, b, a[:, ::-1], darker])).tolist() == [0, 1, 0, 0]
+    films = kept_films()
+    assert films.picture.isin(films.file).all() and films.picture.duplicated().any()
+    p = as_predictions(films)
+    assert len(set(p.participant)) < len(p.file) == len(set(p.file))
