@@ -146,7 +146,7 @@ def answer_cohort(
     first, second = "public test knees", "second cohort"
     alone, right = of.found[0] / (of.found[0] + of.found[2]), by.estimate[second, "accuracy"]
     called = [f"{of.called_2[kl]:.0%} of KL-{kl}" for kl in of.index]
-    lost = [f"{of.films[kl] - of.found[kl]} of KL-{kl}" for kl in of.index]
+    lost = [f"{n} of KL-{kl}" for kl, n in (of.films - of.found).items() if n]
     beside = [f"{of.beside[kl]} of KL-{kl}" for kl in of.index if of.beside[kl]]
     copies = films[films.picture.duplicated(keep=False)].groupby("picture").kl.nunique()
     return (

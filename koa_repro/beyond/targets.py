@@ -83,7 +83,7 @@ def findings(targets: pd.DataFrame) -> str:  # Markdown
         name = CONFIDENCE_ROWS[row]
         said.append(f"- {name}: {told} (a number a run), over {epochs} epochs in all")
         if row == "kld" and len(sums) and (sums < 0).all():
-            end = f"\n\nWith {name} mean c_k fell in every run. The guard ends a stretch because "
+            end = f"\n\nWith {name}, mean c_k fell in every run. The guard ends a stretch because "
             end += "some c_k fell, so the choice of stretches alone may explain that."
     head = (
         "Change of mean c_k, summed over the stretches in which the target was on (cross-entropy: "
