@@ -85,7 +85,7 @@ def _convergence(row: Sequence[Run]) -> str:
     gains = []
     for run in row:
         recipe = replace(run.spec.recipe, epochs=2 * run.spec.recipe.epochs)
-        if longer := find(replace(run.spec, recipe=recipe), run.path.parent):
+        if longer := find(replace(run.spec, recipe=recipe), run.store or run.path.parent):
             gains.append(validated(longer) - validated(run))
     if not gains:
         return TRAINED[1]

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache
 from io import BytesIO
@@ -93,6 +93,7 @@ class Run:
 
     spec: RunSpec
     path: Path
+    store: Path | None = field(default=None, compare=False)  # where it was looked for
 
     @property
     def sums(self) -> dict[str, str]:
@@ -196,7 +197,7 @@ def find(
     Raises `DamagedRun` for a folder that is not whole."""
     for folder in ([Path(store) / spec.id] if store else []) + [references() / spec.id]:
         if folder.is_dir():
-            return open_run(folder)
+            return replace(open_run(folder), store=store)
 
 # %% ../nbs/library/runs.ipynb #runs0002
 STATES = ("not started", "running", "incomplete", "done", "failed", "damaged")

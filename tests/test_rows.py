@@ -9,7 +9,7 @@ import pytest
 from koa_repro import rows
 from koa_repro.beyond.second_cohort import as_predictions, kept_films
 from koa_repro.rows import GAIN, convergence
-from koa_repro.runs import Run
+from koa_repro.runs import Run, find, read_spec, references
 from koa_repro.specs import RunSpec
 from koa_repro.stats import TRAINED
 from koa_repro.tools.release import _first_copies
@@ -31,6 +31,16 @@ def test_a_row_that_was_doubled_does_not_speak_for_another(monkeypatch, gain, tr
     assert convergence(alone) == TRAINED[1]
     assert convergence([*doubled, *alone]) == max(trained, TRAINED[1], key=TRAINED.index)
     assert convergence([None, None]) == convergence([]) == ""
+
+
+def test_the_longer_run_may_lie_in_a_store_of_ones_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(rows, "find", lambda spec, store: asked.append(store))
+    convergence([Run(RunSpec("knees"), references() / "run", store=Path("mine"))])
+    convergence([Run(RunSpec("knees"), Path("store") / "run")])
+    assert asked == [Path("mine"), Path("store")]
+    kept = next(references().glob("*/spec.json"))
+    assert find(read_spec(kept.read_text()), Path("mine")).store == Path("mine")
 
 
 def test_copies_of_a_film_are_one_participant():
