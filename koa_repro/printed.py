@@ -31,7 +31,7 @@ class Printed:
     text: str  # "88.38", "0.80", "150"
 
     def __post_init__(self):
-        if not self.text.replace(".", "", 1).isdigit():
+        if not self.text.replace(".", "", 1).isdecimal():
             raise ValueError(
                 f"{self.text!r} is no printed number: give digits with at most one point."
             )
@@ -126,12 +126,15 @@ def test_sizes(
     n: int,  # knees of a grade
     parts: Sequence[int] = (7, 1, 2),  # training, validation, test
 ) -> list[int]:  # the sizes that the test part can have
-    "Sizes of the last part for every way of rounding: directly, as the rest, or in two steps."
+    """Sizes of the last part for every way of rounding: directly, as the rest, or in two steps.
+    Raises `ValueError` where there is no knee."""
+    if n < 1:
+        raise ValueError(f"n={n!r}: a grade needs at least one knee.")
     ends = lambda x: {math.floor(x + 1e-9), math.ceil(x - 1e-9)}
     train, val, test = (n * p / sum(parts) for p in parts)
     left = {n - a - b for a in ends(train) for b in ends(val)}
     steps = {t for held in ends(val + test) for t in ends(held * test / (val + test))}
-    return sorted(ends(test) | left | steps)
+    return sorted(size for size in ends(test) | left | steps if size >= 0)
 
 # %% ../nbs/library/printed.ipynb #e2802db9
 def grim(

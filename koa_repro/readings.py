@@ -8,6 +8,7 @@ __all__ = ['knee_names', 'draw_study', 'reading_sheet', 'Panel', 'read_readings'
 # %% ../nbs/library/readings.ipynb #5832765b
 import csv
 import hashlib
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,12 +105,12 @@ def _text_table(
 ) -> pd.DataFrame:  # row i ends on line i + 2; no blanks around any text
     "A table of text. Raises `ValueError` where it is none."
     try:
-        with open(path, encoding="utf-8-sig", errors=errors, newline="") as file:
-            reader = csv.reader(file, delimiter=mark, skipinitialspace=True, strict=True)
-            rows, ends = [], []  # a quoted field may span lines: a row is named by its last
-            for row in reader:
-                rows.append([x.strip() for x in row])
-                ends.append(reader.line_num)
+        text = io.StringIO(path.read_bytes().decode("utf-8-sig", errors), newline="")
+        reader = csv.reader(text, delimiter=mark, skipinitialspace=True, strict=True)
+        rows, ends = [], []  # a quoted field may span lines: a row is named by its last
+        for row in reader:
+            rows.append([x.strip() for x in row])
+            ends.append(reader.line_num)
     except UnicodeDecodeError as e:
         raise ValueError(
             f"{path.name} is not text in UTF-8 (byte {e.start + 1}): save it as CSV in UTF-8."
@@ -222,6 +223,8 @@ def read_oai(
         )
     )
     kept = given & number.READPRJ.notna() & reads.knee_id.isin(knee_names(knees.file))
+    first = reads.knee_id[kept & (text.READPRJ == "37")]  # project 42 counts for other knees
+    kept &= (text.READPRJ != "42") | ~reads.knee_id.isin(first)
     ours = number.ID.isin({int(k[:-1]) for k in knee_names(knees.file) if k[:-1].isdigit()})
     if (wrong := given & ours & ~number.SIDE.isin((1, 2))).any():
         raise ValueError(f"{path.name}: a side other than 1 or 2: {_lines(wrong, table, 'SIDE')}.")

@@ -8,15 +8,14 @@ __all__ = ['ATTENTION', 'RELEASED', 'LOSS_NAMES', 'TASKS', 'VARIANTS', 'CONFIDEN
            'others', 'comparison_specs', 'hybrid_specs', 'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force',
            'each_run', 'one_step', 'steps_of', 'state_of_row', 'turned', 'grade_difference', 'measure_table', 'begin',
            'claim_line', 'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text',
-           'text_table', 'radiographs', 'save', 'trained_on', 'save_figure', 'save_table', 'Result', 'Line', 'Headline',
-           'against_it', 'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
+           'text_table', 'radiographs', 'save', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'against_it',
+           'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
 import io
 import json
 import pkgutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -149,7 +148,10 @@ def network_of(row: str) -> str:  # name in `NETWORKS`
     "The network of a row of Table IV or VI."
     if row.startswith("Ours"):
         return "siamese-gap"
-    return next(name for name, network in NETWORKS.items() if network.row == row)
+    for name, network in NETWORKS.items():
+        if network.row == row:
+            return name
+    raise ValueError(f"{row!r} is no row of Table IV or VI: give one as the paper prints it.")
 
 
 def others() -> list[str]:
@@ -558,26 +560,16 @@ def radiographs(study: Study) -> dict[str, np.ndarray]:  # file -> (300, 300) ui
 def save(
     study: Study,
     what: pd.DataFrame | Figure,
-    name: str,  # file name without suffix; it begins with the notebook's name
+    name: str,  # file name without suffix
     /,  # `study` may be among the facts, too
     specs: Mapping[object, Iterable[RunSpec]] = {},  # row -> the specs that it was made from
     **facts,  # added to the provenance beside it
 ) -> Path:  # the CSV or the PNG
     "Save a table or a figure in the study's folder, with its provenance beside it."
     if specs:
-        wanted = [s for row in specs.values() for s in row]
-        facts |= dict(runs=[s.id for s in wanted], trained_on=trained_on(study, wanted))
+        facts["runs"] = [s.id for row in specs.values() for s in row]
     keep = save_table if isinstance(what, pd.DataFrame) else save_figure
     return keep(what, name, study.target, study=facts.pop("study", study.says), **facts)
-
-
-def trained_on(study: Study, specs: Iterable[RunSpec]) -> dict[str, int]:  # machine -> runs
-    """Device, threads and precision of these runs, where they are there: the same spec ends in
-    other weights where one of them differs."""
-    made = [run.provenance for spec in specs if (run := look_up(study, spec))]
-    plural = lambda n: f"{n} thread{'s' * (n != 1)}"
-    kinds = [f"{p['device']}, {plural(p['threads'])}, {p['precision']}" for p in made]
-    return dict(Counter(kinds))
 
 
 def save_figure(

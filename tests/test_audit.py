@@ -145,6 +145,9 @@ def test_rates_follow_from_accuracy_and_f1():
     for prevalence, f1 in ((0, 0.5), (1, 0.5), (0.4, 1)):
         with pytest.raises(ValueError, match="both classes"):
             audit.implied_rates(0.8, f1, prevalence)
+    for f1 in (0.9, 1):
+        with pytest.raises(ValueError, match="accuracy"):
+            audit.implied_rates(1, f1, 0.5)
 
 
 # sentences

@@ -79,7 +79,12 @@ def test_test_sizes_hold_what_splitters_give():
             math.ceil(n / 5),
             n - int(0.7 * n + 1e-9) - int(0.1 * n + 1e-9),
         } <= set(sizes) and max(abs(s - n / 5) for s in sizes) < 2
+        assert min(sizes) >= 0
     assert printed.test_sizes(100) == [20] and printed.test_sizes(6, (1, 1, 1)) == [2]
+    with pytest.raises(ValueError, match="at least one knee"):
+        printed.test_sizes(0)
+    with pytest.raises(ValueError, match="no printed number"):
+        Printed("8²")
 
 
 @settings(deadline=None)

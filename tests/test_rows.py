@@ -1,17 +1,22 @@
 """Whether rows were trained to the end, from runs that were never made."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from koa_repro import rows
+from koa_repro.beyond.automatic_cuts import agreement_table, kept_cuts
 from koa_repro.beyond.second_cohort import as_predictions, kept_films
+from koa_repro.results import save_table
 from koa_repro.rows import GAIN, convergence
 from koa_repro.runs import Run, find, read_spec, references
 from koa_repro.specs import RunSpec
 from koa_repro.stats import TRAINED
+from koa_repro.tools.pages import _machines
 from koa_repro.tools.release import _first_copies
 
 
@@ -41,6 +46,27 @@ def test_the_longer_run_may_lie_in_a_store_of_ones_own(monkeypatch):
     assert asked == [Path("mine"), Path("store")]
     kept = next(references().glob("*/spec.json"))
     assert find(read_spec(kept.read_text()), Path("mine")).store == Path("mine")
+
+
+def test_machines_are_counted_over_the_runs_that_an_entry_shows(tmp_path):
+    kept, kinds = sorted(references().glob("*/spec.json")), {}
+    for file in kept:
+        p = json.loads((file.parent / "provenance.json").read_text())
+        kinds.setdefault((p["device"], p["threads"], p["precision"]), []).append(file.parent.name)
+    one, other, *_ = sorted(kinds.values(), key=len)
+    table = pd.DataFrame(dict(a=[1]))
+    for name, ids in dict(first=one[:1], second=[*one[:1], *other[:1], "0" * 12]).items():
+        save_table(table, name, tmp_path, study="", runs=ids)
+    assert _machines(tmp_path, {"first", "absent"}) == ""
+    told = _machines(tmp_path, {"first", "second"})
+    assert told.count(": 1") == 2 and "more than one kind of machine" in told
+
+
+def test_knees_of_which_all_are_called_alike_have_an_interval():
+    cuts = kept_cuts()
+    table = agreement_table(cuts).set_index("group")
+    sure = table[table.alike == 100]
+    assert len(sure) and (sure.alike_low < 100).all() and (sure.alike_high == 100).all()
 
 
 def test_copies_of_a_film_are_one_participant():

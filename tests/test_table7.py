@@ -237,6 +237,13 @@ def test_files_that_are_no_tables_are_refused_in_one_sentence(tmp_path, drawn, c
     assert str(e.value).startswith("r.csv") and "\n" not in str(e.value)
 
 
+def test_the_byte_that_is_no_text_is_named_in_a_long_file_too(tmp_path, drawn):
+    start = b"reader,knee_id,grade\n" + b"A,1L,0\n" * 4000
+    (tmp_path / "r.csv").write_bytes(start + b"M\xfcller,1L,0\n")
+    with pytest.raises(ValueError, match=rf"byte {len(start) + 2}\)"):
+        read_readings(tmp_path / "r.csv", drawn)
+
+
 def test_a_row_is_named_by_the_line_of_an_editor(tmp_path, drawn):
     k = drawn.knee_id.tolist()
     (path := tmp_path / "r.csv").write_text(f'reader,knee_id,grade\n"Dr\nA",{k[0]},0\nB,{k[1]},9\n')
@@ -371,6 +378,9 @@ def test_oai_faults(tmp_path, drawn):
             + f"\n{drawn.participant[0]}|{side}|37|.A: Missing\n{drawn.participant[0]}|{side}|37|\n"
         )
         assert read_oai(path, drawn).reads.grade.tolist() == [2]
+    both = "".join(f"{drawn.participant[0]}|{side}|{p}|{g}\n" for p, g in ((42, 3), (37, 2)))
+    path.write_text("ID|SIDE|READPRJ|V00XRKL\n" + both)
+    assert read_oai(path, drawn).reads.grade.tolist() == [2]  # 42 counts where 37 has none
     path.write_text("ID|SIDE|READPRJ|V00XRKL\n" + f"{drawn.participant[0]}|right|15|2\n")
     with pytest.raises(ValueError, match="line 2 .*right"):
         read_oai(path, drawn)  # a knee of the study whose side cannot be told

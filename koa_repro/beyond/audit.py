@@ -402,10 +402,11 @@ def implied_rates(
     prevalence: float,  # share of positives
 ) -> tuple[float, float]:  # sensitivity, specificity
     """Sensitivity and specificity that follow from accuracy and F1. Raises `ValueError` where
-    one class is absent or nothing is wrong and F1 is not 1."""
-    if not 0 < prevalence < 1 or f1 >= 1:
+    one class is absent or nothing is wrong."""
+    if not 0 < prevalence < 1 or f1 >= 1 or accuracy >= 1:
         raise ValueError(
-            f"prevalence={prevalence}, f1={f1}: both classes and an F1 below 1 are needed."
+            f"prevalence={prevalence}, accuracy={accuracy}, f1={f1}: both classes, and an accuracy "
+            "and F1 below 1, are needed."
         )
     tp = f1 * (1 - accuracy) / (2 * (1 - f1))
     return tp / prevalence, (accuracy - tp) / (1 - prevalence)

@@ -17,7 +17,7 @@ from ..paths import manifests
 from ..plotting import COLORS, PAGE, dots
 from ..privacy import published_knees
 from ..results import Entry, Line, interval_text, register
-from ..stats import Predictions, bootstrap_interval, paired_difference, stack
+from ..stats import Predictions, bootstrap_interval, paired_difference, stack, widened
 
 FAR = 0.06  # edges from centre to centre from which a cut is far from the published one
 
@@ -84,7 +84,9 @@ def agreement_table(cuts: pd.DataFrame) -> pd.DataFrame:  # one row a group of k
         if part.empty:
             continue
         same = ((part.p2 >= 0.5) == (part.p2_hand >= 0.5)).to_numpy(float)
-        i = bootstrap_interval(same, part.participant.to_numpy(str), n=2000, bounds=(0, 1))
+        people = part.participant.to_numpy(str)
+        i = bootstrap_interval(same, people, n=2000, bounds=(0, 1))
+        i = widened(i, same[None] > 0, people)
         moved = np.abs(part.p2 - part.p2_hand).mean()
         rows.append(dict(group=name, knees=len(part), **i.ends("alike", 100), moved=100 * moved))
     return pd.DataFrame(rows)

@@ -167,9 +167,15 @@ def answer_cohort(
     )
 
 
+def _told(r) -> str:
+    if r.measure in ("accuracy", "sensitivity", "specificity"):
+        return f"{interval_text(r, scale=100, digits=1)}"
+    return interval_text(r, digits=3)
+
+
 def _lines(read):
     return [
-        Line(f"{r.knees_of}, {r.measure}", "", interval_text(r, digits=3), read_by(), source())
+        Line(f"{r.knees_of}, {r.measure}", "", _told(r), read_by(), source())
         for r in read("second_cohort_measures").rows()
         if r.measure == "AUC" or r.knees_of in ("public test knees", "second cohort")
     ]

@@ -9,6 +9,7 @@ __all__ = ['OURS', 'PALE', 'PAPER', 'profile_of', 'how', 'training', 'decides', 
 
 # %% ../../nbs/library/pages.ipynb #15357d30
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +31,14 @@ from koa_repro.results import (
     interval_text,
     reader,
 )
+from ..runs import open_run, references
 from ..stats import doubt
 from ..study import PROFILES, Study
 
 # %% ../../nbs/library/pages.ipynb #bc8698bf
 def profile_of(study: str) -> str:  # a name in `PROFILES`; empty where none is named
     "The profile that a saved table's study names."
-    named = re.search(r"\b(\w+): \d+ ", study)
+    named = re.search(r"(?:^|; )(\w+): \d+ ", study)  # not "(the paper: 500 epochs"
     return named[1] if named and named[1] in PROFILES else ""
 
 
@@ -274,12 +276,13 @@ def results_page(folder: Path) -> str:  # Markdown
     "Every row of every table in a folder, a section each, with links to the notebooks."
     read, parts, used = reader(folder), [], set()
     for e in entries():
-        lines = e.lines(read) + e.more()
+        tables = set()
+        lines = e.lines(lambda name: (tables.add(name), read(name))[1]) + e.more()
         used |= {profile_of(l.study) for l in lines} - {""}
         rows = line_table(lines, e.title) if lines else "Its answer is in the notebook."
         if not lines and e.specs is not Entry.specs:
             rows = line_table([Line("all rows", "", NOT_RUN, "0", "")])
-        rows += _machines(folder, e)
+        rows += _machines(folder, tables)
         parts.append(f"## {e.title}\n\n[{Path(e.notebook).stem}]({e.notebook})\n\n{rows}\n")
     legend = [f"- *{name}*: {PROFILES[name].says}" for name in PROFILES if name in used]
     if old := other_code(folder):
@@ -287,12 +290,14 @@ def results_page(folder: Path) -> str:  # Markdown
     return "\n".join([_INTRODUCTION, *legend, "", *parts])
 
 
-def _machines(folder: Path, entry: Entry) -> str:
-    "Where an entry's runs come from several kinds of machine: which, and how many of each."
-    kinds = {}
-    for file in sorted(folder.glob(f"{entry.name}*.csv")):
-        for kind, runs in facts_of(file).get("trained_on", {}).items():
-            kinds[kind] = max(runs, kinds.get(kind, 0))
+def _machines(folder: Path, tables: Iterable[str]) -> str:
+    """Where the reference runs of some tables come from several kinds of machine: which, and how
+    many of each. The same spec ends in other weights where device, threads or precision differ."""
+    files = [f for name in tables if (f := folder / f"{name}.csv").exists()]
+    ids = {id for f in files for id in facts_of(f).get("runs", ())}
+    made = [open_run(f).provenance for id in sorted(ids) if (f := references() / id).is_dir()]
+    plural = lambda n: f"{n} thread{'s' * (n != 1)}"
+    kinds = Counter(f"{p['device']}, {plural(p['threads'])}, {p['precision']}" for p in made)
     if len(kinds) < 2:
         return ""
     named = "; ".join(f"{kind}: {runs}" for kind, runs in sorted(kinds.items()))

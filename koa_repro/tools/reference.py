@@ -387,8 +387,8 @@ def _one_split_each(knees, facts) -> dict[str, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command behind `make reference`, `make pack`, `make merge` and `make status`;
-    `collect` takes in what a store holds."""
+    """The command behind `make reference`, `make collect`, `make pack`, `make merge` and
+    `make status`."""
     p = argparse.ArgumentParser(
         "koa_repro.tools.reference",
         description="Make, pack or take in reference runs, or say what there is.",
