@@ -168,13 +168,11 @@ def pair_areas(
     for a, b in ((a, b) for a in there for b in there if a < 2 <= b):
         at = np.isin(p.kl, (a, b))
         i = bootstrap_interval(auc_among(at, p.kl == b, p.score), drawn=drawn, bounds=(0, 1))
-        # near 1 no resample may hold the knees that are ranked wrongly
-        rates = [delong_interval(p.kl[at] == b, s[at], p.participant[at]) for s in p.score]
-        i = replace(
-            i,
-            low=min(i.low, np.mean([r.low for r in rates])),
-            high=max(i.high, np.mean([r.high for r in rates])),
-        )
+        if min(len(set(p.participant[p.kl == g])) for g in (a, b)) > 1:
+            # near 1 no resample may hold the knees that are ranked wrongly
+            rates = [delong_interval(p.kl[at] == b, s[at], p.participant[at]) for s in p.score]
+            low, high = (np.mean([getattr(r, end) for r in rates]) for end in ("low", "high"))
+            i = replace(i, low=min(i.low, low), high=max(i.high, high))
         share = count[a] * count[b] / (p.positive.sum() * (~p.positive).sum())
         lines.append((a, b, share, i.estimate, i.low, i.high))
     return pd.DataFrame(lines, columns=["low_grade", "high_grade", "share", "auc", "low", "high"])
