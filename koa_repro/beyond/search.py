@@ -559,7 +559,7 @@ def search_gain(
     }
     rows = {name: [look_up(study, trial_spec(study, t, seed))] for name, t in pick.items()}
     if (i := row_difference(rows, "chosen", "paper")) is None:
-        return pd.DataFrame(columns=[*"trial difference low high seeds epochs pixels".split()])
+        return pd.DataFrame(columns="trial difference low high seeds epochs pixels".split())
     recipe = scale_of(study).recipe
     return pd.DataFrame(
         [

@@ -169,7 +169,7 @@ def answer_cohort(
 
 def _told(r) -> str:
     if r.measure in ("accuracy", "sensitivity", "specificity"):
-        return f"{interval_text(r, scale=100, digits=1)}"
+        return interval_text(r, scale=100, digits=1)
     return interval_text(r, digits=3)
 
 
