@@ -55,6 +55,7 @@ class Spot:
     edge: float
     angle: float  # degrees by which it is turned about its centre, counter-clockwise
     notes: list[str] = field(default_factory=list)
+    wrong: str | None = None  # why what was cut is not taken for an upright knee
     poor: bool = False  # what was cut is no whole knee that the networks could know
 
     @property
@@ -90,8 +91,8 @@ def _film_spots(image, told) -> tuple[list[Spot], int]:  # the knees; 2, 1 or 0:
         if knee.beside:
             notes.append("more than two places look like knees; two were read")
         roi = cut(image, knee)
-        spots.append(Spot(side, roi, knee.x, knee.y, knee.edge, knee.angle, notes))
         wrong, fit = recognised(roi)
+        spots.append(Spot(side, roi, knee.x, knee.y, knee.edge, knee.angle, notes, wrong))
         if fit > 0 and not wrong and knee.confidence >= _UNSURE:
             sure = 2
         elif fit > 0 and knee.confidence >= _SURE:
@@ -143,7 +144,7 @@ def spots_of(
             spot.notes.append(f"turned by {abs(spot.angle):.0f} degrees; put upright")
         if spot.edge < _COARSE:
             spot.notes.append(_coarse(spot.edge))
-        if wrong := recognised(spot.roi)[0] or _overexposed(spot, shown):
+        if wrong := spot.wrong or _overexposed(spot, shown):
             spot.notes.append(f"what was cut {wrong.split('; ')[0]}")
         spot.poor = bool(wrong) or spot.edge < SMALLEST or share > _POOR
     return spots, shown

@@ -274,10 +274,15 @@ def line_table(lines: Iterable[Line], title: str = "") -> str:  # Markdown
 
 def results_page(folder: Path) -> str:  # Markdown
     "Every row of every table in a folder, a section each, with links to the notebooks."
-    read, parts, used = reader(folder), [], set()
+    read, parts, used, tables = reader(folder), [], set(), set()
+
+    def noted(name):
+        tables.add(name)
+        return read(name)
+
     for e in entries():
-        tables = set()
-        lines = e.lines(lambda name: (tables.add(name), read(name))[1]) + e.more()
+        tables.clear()
+        lines = e.lines(noted) + e.more()
         used |= {profile_of(l.study) for l in lines} - {""}
         rows = line_table(lines, e.title) if lines else "Its answer is in the notebook."
         if not lines and e.specs is not Entry.specs:

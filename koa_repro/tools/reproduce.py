@@ -275,22 +275,21 @@ def _stamps(folder: Path, without: Path | None = None) -> list:
     return sorted([name, s.st_size, s.st_mtime_ns] for name, s in found)
 
 
-def _finished(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done | None:
+def _finished(entry: Entry, study: Study, folder: Path, given: str) -> Done | None:
     "The execution that is already there, if nothing that decides it has changed since."
     note = folder / f"{entry.name}.json"
     if not note.exists():
         return None
     facts = json.loads(note.read_text(encoding="utf-8"))
     there = all((study.target / name).exists() for name in facts["made"])
-    if not there or facts["state"] != _state(_given(entry, study, parameters), entry, study):
+    if not there or facts["state"] != _state(given, entry, study):
         return None
     return Done(entry, folder / f"{entry.name}.ipynb", facts["made"])
 
 
-def _execute_entry(entry: Entry, study: Study, folder: Path, parameters: dict) -> Done:
+def _execute_entry(entry: Entry, study: Study, folder: Path, parameters: dict, given: str) -> Done:
     note = folder / f"{entry.name}.json"
     note.unlink(missing_ok=True)
-    given = _given(entry, study, parameters)  # before: it may change while hours go by
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}.", dir=study.target) as own:
         try:
             copy = execute(repository() / entry.notebook, folder, **parameters | dict(out=own))
@@ -415,8 +414,9 @@ def reproduce(
 
     def one(number, entry):
         print(f"[{number}/{len(wanted)}] {title_of(repository() / entry.notebook)[0]}", flush=True)
-        if not (now := _finished(entry, study, folder, parameters)):
-            now = _execute_entry(entry, study, folder, parameters)
+        given = _given(entry, study, parameters)  # before: it may change while hours go by
+        if not (now := _finished(entry, study, folder, given)):
+            now = _execute_entry(entry, study, folder, parameters, given)
         if now.failed:
             print(f"koa-repro: {now.failed}", file=sys.stderr, flush=True)
         return now
