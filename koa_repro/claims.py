@@ -170,13 +170,8 @@ def _widened(family: list) -> list:
     That all hold needs no adjustment; a family that is adjusted already gets none."""
     if len(family) < 2 or any(i.level > 0.95 or i.replicates is None for i in family):
         return family
-    return [_outer(i, i.at(1 - 0.05 / len(family))) for i in family]
-
-
-def _outer(found, wide):  # a share's ends may lie beyond those of its resamples
-    ends = dict(low=min(found.low, wide.low), high=max(found.high, wide.high))
-    other = found.resampled and _outer(found.resampled, wide.resampled)
-    return replace(wide, **ends, resampled=other)
+    # a share's ends may lie beyond those of its resamples
+    return [i.at(1 - 0.05 / len(family)).outer(i) for i in family]
 
 # %% ../nbs/library/claims.ipynb #d1d7ca5f
 def paper_numbers(

@@ -120,7 +120,7 @@ def rate(
     if len(right) == 1:
         return wilson(right[0], people)
     if len(set(people)) > 1:
-        return widened(bootstrap_interval(right, people), right, people)
+        return widened(bootstrap_interval(right, people, bounds=(0, 1)), right, people)
     # one participant alone cannot be resampled
     point = replace(wilson(right[0], people), estimate=right.mean(), seeds=len(right))
     return widened(replace(point, low=1.0, high=0.0), right, people)

@@ -135,7 +135,7 @@ def share_called(
     drawn: Draws,
 ) -> Interval:
     "Share of some knees called positive, from 0.5 up; its interval `widened`."
-    found = bootstrap_interval(measure("sensitivity", at, score), drawn=drawn)
+    found = bootstrap_interval(measure("sensitivity", at, score), drawn=drawn, bounds=(0, 1))
     return widened(found, score[:, at] >= 0.5, participant[at])
 
 
@@ -172,7 +172,7 @@ def pair_areas(
             # near 1 no resample may hold the knees that are ranked wrongly
             rates = [delong_interval(p.kl[at] == b, s[at], p.participant[at]) for s in p.score]
             low, high = (np.mean([getattr(r, end) for r in rates]) for end in ("low", "high"))
-            i = replace(i, low=min(i.low, low), high=max(i.high, high))
+            i = i.outer(replace(i, low=low, high=high, resampled=None))
         share = count[a] * count[b] / (p.positive.sum() * (~p.positive).sum())
         lines.append((a, b, share, i.estimate, i.low, i.high))
     return pd.DataFrame(lines, columns=["low_grade", "high_grade", "share", "auc", "low", "high"])

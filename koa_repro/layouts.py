@@ -178,10 +178,12 @@ def _lacking(heads: dict) -> list[str]:
 def headed(table: pd.DataFrame) -> pd.DataFrame | None:
     """The columns file, participant, side, kl (and split, sha256) by their usual other names. None
     where one lacks."""
-    found = _heads(table)
-    if _lacking(found):
-        return None
-    return pd.DataFrame({n: table[c] for n, c in found.items() if c is not None})
+    heads = _heads(table)
+    return None if _lacking(heads) else _columns(table, heads)
+
+
+def _columns(table: pd.DataFrame, heads: dict) -> pd.DataFrame:
+    return pd.DataFrame({n: table[c] for n, c in heads.items() if c is not None})
 
 
 def _label_table(root, left) -> pd.DataFrame | None:
@@ -195,7 +197,7 @@ def _label_table(root, left) -> pd.DataFrame | None:
             continue
         heads = _heads(table)
         if not (lacking := _lacking(heads)):
-            found[file.as_posix()] = headed(table)
+            found[file.as_posix()] = _columns(table, heads)
         elif any(c is not None for c in heads.values()):
             left[file.as_posix()] = f"a table without the column {', '.join(lacking)}"
     if len(found) > 1:

@@ -9,6 +9,7 @@ __all__ = ['LOSSES', 'soft_target', 'LSCE', 'average_confidence', 'KLD', 'CE', '
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from koa_repro.variants import (
     READINGS,
     REDUCTIONS,
     KeepsConfidence,
+    WarmUp,
     check_choice,
     check_settings,
 )
@@ -114,6 +116,7 @@ class HybridLoss(KeepsConfidence):
     a logit of minus infinity gives an infinite loss in H and M."""
 
     reading, reduction, order = "intended", "batch", "confidence"  # `hybrid_loss` has others
+    warmup = 0
 
     def __init__(
         self,
@@ -207,8 +210,10 @@ def hybrid_loss(
     target: float | None = None,  # a constant in the place of c_k
     guard_level: float | None = None,  # None: 1/K
     guard_scope: str = "any",  # one grade holds the guard for all; "grade": for itself
+    warmup: int = 0,  # epochs of cross-entropy before
 ) -> HybridLoss:
-    "`HybridLoss`, or the variant of it that differs in the cut, the reading or the reduction."
+    """`HybridLoss`, or the variant of it that differs in the cut, the reading, the reduction or the
+    first epochs."""
     changes = []
     for name, value, known in (
         ("order", order, ORDERS),
@@ -219,8 +224,12 @@ def hybrid_loss(
         changes += [known[value]] if known[value] else []
     if reading != "intended" and target is not None:
         raise ValueError(f"target={target!r} reaches no gradient in reading={reading!r}.")
+    if not isinstance(warmup, Integral) or warmup < 0:
+        raise ValueError(f"warmup={warmup!r} must be a whole number of epochs, 0 or more.")
     options = classes, ratio, smoothing, weights, guard, target, guard_level, guard_scope
-    return _class(*changes)(*options)
+    loss = _class(*([WarmUp] if warmup else []), *changes)(*options)
+    loss.warmup = int(warmup)
+    return loss
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {"ce": nn.CrossEntropyLoss, "hybrid": hybrid_loss}

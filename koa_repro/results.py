@@ -257,8 +257,10 @@ def in_force(
     c = run.history.filter(like="target_")
     if c.empty:  # an epoch's target is the validation after the epoch before
         c = run.history.filter(like="val_c_").shift()
-    guard = dict(run.spec.loss_options).get("guard", True)
-    return (c > 1 / len(run.spec.grades) if guard else c.notna()).all(axis=1).to_numpy()
+    options = dict(run.spec.loss_options)
+    level = options.get("guard_level", 1 / len(run.spec.grades))
+    known = (c > level if options.get("guard", True) else c.notna()).all(axis=1).to_numpy()
+    return known & (np.arange(len(c)) >= options.get("warmup", 0))
 
 
 def each_run(

@@ -354,6 +354,12 @@ class Interval:
         other = self.resampled and self.resampled.at(level)
         return replace(self, low=low, high=high, level=level, resampled=other)
 
+    def outer(self, other: "Interval") -> "Interval":
+        "The interval, and the `resampled` one, with the outer of its ends and of another's."
+        ends = dict(low=min(self.low, other.low), high=max(self.high, other.high))
+        resampled = self.resampled and self.resampled.outer(other.resampled or other)
+        return replace(self, **ends, resampled=resampled)
+
     def _ends(self, level: float) -> tuple:
         if self.replicates is None:
             raise ValueError("This interval was not resampled: it is known at its own level alone.")
@@ -1357,16 +1363,11 @@ def wasserstein_of(
 
 # %% ../nbs/library/stats_agreement.ipynb #d49b34cb
 def widened(
-    found: Interval,  # of the mean share
+    found: Interval,  # of the mean share, within `bounds` of 0 and 1
     hits: np.ndarray,  # (S, n) bool, of the knees whose share it is
     participant: np.ndarray,  # (n,)
 ) -> Interval:
     "The interval, at least as wide as the mean of Wilson's: rare misses may be in no resample."
     rates = [wilson(h, participant) for h in hits]
     low, high = (np.mean([getattr(r, end) for r in rates]) for end in ("low", "high"))
-    return replace(
-        found,
-        low=max(min(found.low, low), 0),
-        high=min(max(found.high, high), 1),
-        resampled=found.resampled and widened(found.resampled, hits, participant),
-    )
+    return found.outer(replace(found, low=low, high=high, resampled=None))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCOPES', 'PATIENCE', 'ORDERS', 'READINGS', 'REDUCTIONS', 'check_settings', 'check_choice', 'KeepsConfidence',
-           'RandomSets', 'AdaptiveSets', 'OneHotPrint', 'MaskPrint', 'Sums', 'Means']
+           'RandomSets', 'AdaptiveSets', 'OneHotPrint', 'MaskPrint', 'Sums', 'Means', 'WarmUp']
 
 # %% ../nbs/library/variants.ipynb #48de9786
 import warnings
@@ -318,3 +318,28 @@ class Means(Sums):
 
 
 REDUCTIONS = {"batch": None, "sum": Sums, "mean": Means}
+
+# %% ../nbs/library/variants.ipynb #warm0002
+class WarmUp:
+    "Cross-entropy of the whole batch until c_k was set `warmup` times: once an epoch."
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+
+    def _set(self, *args, **options):
+        super()._set(*args, **options)
+        self.epochs += 1
+
+    def terms(self, logits, labels, codes=None):
+        t, early = super().terms(logits, labels, codes), self.epochs < self.warmup
+        logp = log_probabilities(logits, labels, validate=False)
+        ce = -logp.gather(1, labels.long()[:, None])[:, 0]
+        mean = ce.sum() / max(len(ce), 1)
+        parts = torch.stack([mean.new_zeros(()), mean.new_zeros(()), mean])
+        now = dict(loss=mean, parts=parts, values=ce)
+        return t._replace(**{k: torch.where(early, v, getattr(t, k)) for k, v in now.items()})
+
+    def reset(self):
+        super().reset()
+        self.epochs.zero_()

@@ -61,6 +61,7 @@ SLOW = pytest.mark.skipif(not has_bf16("cpu"), reason="bf16 is emulated here, in
         pytest.param({}, "epoch", "bf16", marks=SLOW),
         (dict(order="adaptive"), "epoch", "float32"),
         (dict(order="random"), "epoch", "float32"),
+        (dict(warmup=1), "epoch", "float32"),
         ({}, "batch", "float32"),
     ],
 )
@@ -158,6 +159,7 @@ HYBRIDS = [
     dict(reduction="sum"),
     dict(reduction="mean"),
     dict(guard=False),
+    dict(warmup=1),
 ]
 
 

@@ -128,6 +128,36 @@ def test_gradient(K, reading, reduction):
         assert torch.autograd.gradcheck(lambda x: loss(x, y), x.clone().requires_grad_(), eps=1e-7)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, dict(order="adaptive"), dict(target=0.85), dict(reading="printed-mask")]
+)
+def test_cross_entropy_comes_first(options):
+    x, y = batch(20, 2, 3)
+    loss, after = hybrid_loss(warmup=2, **options), hybrid_loss(**options)
+    plain = torch.nn.functional.cross_entropy
+    for epoch in range(4):
+        if epoch == 1:  # as after an interruption
+            saved, loss = loss.state_dict(), hybrid_loss(warmup=2, **options)
+            loss.load_state_dict(saved)
+        t, hybrid = loss.terms(x, y), after.terms(x, y)
+        expect = hybrid
+        if epoch < 2:
+            ce = plain(x, y, reduction="none")
+            parts = torch.tensor([0, 0, ce.mean()], dtype=ce.dtype)
+            expect = hybrid._replace(loss=ce.mean(), parts=parts, values=ce)
+        for a, b in zip(t, expect):
+            torch.testing.assert_close(a, b)
+        used = after if epoch > 1 else plain
+        torch.testing.assert_close(slope(loss, x, y), slope(used, x, y))
+        for one in (loss, after):
+            with one.validation() as observe:
+                observe(x[:9], y[:9])
+                observe(x[9:], y[9:])
+    assert not torch.allclose(hybrid.loss, plain(x, y))
+    loss.reset()
+    torch.testing.assert_close(loss(x, y), plain(x, y))
+
+
 def slope(loss, x, y):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(loss(x, y), x)[0]
@@ -336,6 +366,8 @@ def test_needs_no_value(reading, reduction):
         (dict(guard_level=1.0), "guard_level="),
         (dict(guard_level="1/K"), "guard_level="),
         (dict(guard_scope="all"), "guard_scope="),
+        (dict(warmup=-1), "warmup="),
+        (dict(warmup=1.5), "warmup="),
         (dict(ratio=(0.7, 0.2, 0.1)), "ratio="),
         (dict(classes=1), "classes="),
         (dict(classes=2.0), "classes="),

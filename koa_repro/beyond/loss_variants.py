@@ -286,6 +286,10 @@ PARTS = {
         "While some grade's c_k lies at or below 0.6, M is pushed to its own grade.",
         dict(guard_level=0.6),
     ),
+    "cross-entropy first": Variant(
+        "For six epochs every knee is pushed to its own grade; then the loss is as we read it.",
+        dict(warmup=6),
+    ),
     "label smoothing alone": Variant(
         "Every knee is held back above 1 - eps/2; there are no sets.",
         dict(label_smoothing=0.15),

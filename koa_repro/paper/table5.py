@@ -106,9 +106,10 @@ def grid_table(
     lines = []
     for row, options in table5_options().items():
         line = dict(row=row, paper_triple=_say(options["weights"]), paper=paper.accuracy[row])
-        line |= dict(paper_f1=paper.f1[row], triples_done=0, triples_wanted=len(TRIPLES))
+        done = sum(any(runs) for (r, _), runs in rows.items() if r == row)
+        line |= dict(paper_f1=paper.f1[row], triples_done=done, triples_wanted=len(TRIPLES))
         val, test = (_row_predictions(rows, row, split) for split in ("val", "test"))
-        line["triples_done"] = sum(any(runs) for (r, _), runs in rows.items() if r == row)
+        line["seeds"] = 0  # where its weightings share none
         if val:
             line |= _chosen(val, test, options["weights"], n)
         lines.append(line)
@@ -133,7 +134,7 @@ def _say(triple) -> str:
 
 
 def _ours(r) -> str:
-    lone = r.triples_done and not r.seeds > 0
+    lone = r.triples_done and not r.seeds
     return "no seed that all weightings have" if lone else interval_text(r, "test")
 
 
@@ -143,11 +144,11 @@ def show_grid(table: pd.DataFrame) -> pd.DataFrame:
     def shown(r):
         line = {"λ, ε": r["row"].replace(" eps", ","), "paper: α, β, γ": r.paper_triple}
         line |= {"paper": f"{r.paper:.2f}", "ours": _ours(r)}
-        if r.seeds > 0:
+        if r.seeds:
             line |= {"ours: α, β, γ": r.triple, "validation": f"{r.validation:.2f}"}
         line["weightings run"] = f"{r.triples_done} of {r.triples_wanted}"
-        line["seeds"] = r.seeds if r.seeds > 0 else ""
-        if r.triples_done > 1 and r.seeds > 0:
+        line["seeds"] = r.seeds or ""
+        if r.triples_done > 1 and r.seeds:
             line |= {"best on test": r.triple_on_test, "test, so chosen": f"{r.best_on_test:.2f}"}
             line["optimism"] = f"{r.optimism:.2f}"
         return line
@@ -324,12 +325,10 @@ def _specs(study):
 
 def _lines(read):
     def tell(r):
-        runs = (
-            f"{r.triples_done} of {r.triples_wanted} weightings, {np.nan_to_num(r.seeds):.0f} seeds"
-        )
+        runs = f"{r.triples_done} of {r.triples_wanted} weightings, {r.seeds} seeds"
         return r.paper, _ours(r), runs
 
-    name = lambda r: f"{r['row']}, weights {r.triple}" if r.seeds > 0 else r["row"]
+    name = lambda r: f"{r['row']}, weights {r.triple}" if r.seeds else r["row"]
     table = read("table5_hyperparameters")
     return lines_of("Table V", table, "triples_done > 0", tell, name)
 

@@ -244,8 +244,7 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
         no = "" if decides(h) and not doubt(h.trained) else f" {why.capitalize()}."
         if name == "table3":
             no += "".join(
-                f" Of the training knees {fit[0]}% were correctly classified in the last epoch "
-                f"with average pooling, {fit[1]}% with maximum pooling."
+                f" Correctly classified training knees: {fit[0]}% and {fit[1]}%."
                 for r in read("table3_differences").rows("difference == 'mean'")
                 if len(fit := r.training.split(", ")) == 2
             )
