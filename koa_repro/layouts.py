@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'WORKBOOK', 'AUTOMATIC', 'PICTURES', 'HINT', 'walk', 'split_of',
-           'grade_of', 'person_and_side', 'person', 'headed', 'is_picture', 'readable', 'Listing', 'look', 'gaps']
+           'grade_of', 'person_and_side', 'person', 'headed', 'read_spreadsheet', 'label_row', 'is_picture', 'readable',
+           'Listing', 'look', 'gaps']
 
 # %% ../nbs/library/layouts.ipynb #98fb0642
 import csv
@@ -192,7 +193,7 @@ def _label_table(root, left) -> pd.DataFrame | None:
     for file in map(Path, left):
         if len(file.parts) > 1 or file.suffix.lower() not in (".csv", ".tsv", ".txt"):
             continue
-        table = _read_table(root / file)
+        table = read_spreadsheet(root / file)
         if table is None:
             continue
         heads = _heads(table)
@@ -207,7 +208,8 @@ def _label_table(root, left) -> pd.DataFrame | None:
     return next(iter(found.values()), None)
 
 
-def _read_table(file: Path) -> pd.DataFrame | None:  # None where it is none
+def read_spreadsheet(file: Path) -> pd.DataFrame | None:  # all text; None where it is no table
+    "A csv, tsv or txt, as spreadsheets save it."
     how = dict(dtype=str, sep=None, engine="python", index_col=False)
     try:
         start = file.read_bytes()[:2]
@@ -224,7 +226,7 @@ def _side_in(row) -> str:
     return str(row.side).strip().lower().split(":")[0].removesuffix(" knee")
 
 
-def _row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split; what is wrong
+def label_row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split; what is wrong
     "One row of a table of labels as it is meant."
     who, side = str(row.participant).strip(), _side_in(row)
     if who in ("", "nan", "None"):
@@ -463,7 +465,7 @@ def _labelled(found: Listing, labels) -> Listing:
             continue
         told.add(file)
         found.hashes[file] = str(getattr(row, "sha256", ""))
-        who, side, kl, split, wrong = _row(row)
+        who, side, kl, split, wrong = label_row(row)
         record = records[place[file]]
         record |= dict(participant=who, side=side, kl=kl, split=split or record["split"])
         if wrong:

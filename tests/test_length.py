@@ -68,7 +68,7 @@ def rows(study, **found):
 def test_every_length_is_another_run(study):
     specs = [s for row in length_specs(study).values() for s in row]
     assert len({s.id for s in specs}) == len(specs) == 2 * len(LOSSES) * len(lengths(study))
-    assert {s.recipe.epochs for s in specs} == {60, 120, 180, 360}
+    assert {s.recipe.epochs for s in specs} == {60, 120, 180, 360, 720}
 
 
 def test_the_length_is_chosen_on_validation_alone(study):
@@ -152,10 +152,11 @@ def test_a_share_stays_between_0_and_1(study):
 
 
 def test_a_length_without_its_double_is_no_choice(study):
-    "Whether 120 or 360 epochs were enough, nobody could say."
+    "Whether 120 or 720 epochs were enough, nobody could say."
     both = [Known(0.8, 0.6), Known(0.8, 0.5)]
     longer = [Known(0.8, 0.9), Known(0.8, 0.9)]
-    found = rows(study, ce_60=both, hybrid_60=both, ce_120=longer, hybrid_120=longer, ce_360=longer)
+    found = rows(study, ce_60=both, hybrid_60=both, ce_120=longer, hybrid_120=longer)
+    found |= rows(study, ce_720=longer, hybrid_720=longer)
     assert chosen_lengths(found) == {"hybrid": 60, "cross-entropy": 60}
 
 
