@@ -93,7 +93,9 @@ def read_labels(
 def answers(
     told: pd.DataFrame,  # from `read_predictions`
     labels: pd.DataFrame,  # from `read_labels`
-) -> np.ndarray:  # (N,) probability of grade 2 of each labelled knee; NaN where there is none
+) -> (
+    pd.DataFrame
+):  # the labels, each with the row of its prediction and p2; NaN where there is none
     "Each knee's prediction. Raises `ValueError` naming two rows that are of one knee."
     by_file = told.file.fillna("").str.strip().ne("").any()
     given, twice = {}, set(labels.file[labels.file.duplicated()])
@@ -102,16 +104,17 @@ def answers(
         key = _file_of(r.file, known) if by_file else (person(str(r.participant)), r.side)
         given.setdefault(key, []).append(r)
 
-    def answer(knee) -> float:
+    def answer(knee) -> tuple:
         rows = given.get(knee.file if by_file else (knee.participant, knee.side), [])
         if len(rows) > 1 or knee.file in twice:
             rows = [r for r in rows if r.side == knee.side]
         if len(rows) > 1:
             both = f"{rows[0].row} and {rows[1].row}"
             raise ValueError(f"Rows {both} of the predictions are of one knee: keep one.")
-        return rows[0].p2 if rows else np.nan
+        return (rows[0].row, rows[0].p2) if rows else (np.nan, np.nan)
 
-    return np.array([answer(knee) for knee in labels.itertuples()], float)
+    found = [answer(knee) for knee in labels.itertuples()]
+    return labels.assign(**dict(zip(("row", "p2"), zip(*found))))
 
 
 def _file_of(name, known: dict) -> str | None:  # the labels' file that is meant
@@ -206,28 +209,30 @@ def evaluate(
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
     told, (every, unusable) = read_predictions(predictions), read_labels(labels)
-    knees = every[every.kl.isin((0, 2))].reset_index(drop=True)
-    if set(knees.kl) != {0, 2}:
+    if not {0, 2} <= set(every.kl):
         raise ValueError("The labels must hold knees of grade 0 and of grade 2.")
-    p2 = answers(told, knees)
-    done = ~np.isnan(p2)
-    if labels is None and not done.all():
+    every = answers(told, every)
+    knees = every[every.kl.isin((0, 2))]
+    done = knees[knees.p2.notna()]
+    lost = len(knees) - len(done)
+    if labels is None and lost:
+        one = knees.file[knees.p2.isna()].iloc[0]
         raise ValueError(
-            f"{predictions} has no probability for {(~done).sum():,} of {len(knees):,} public test "
-            f"knees ({knees.file[~done].iloc[0]} is one): a comparison needs all."
+            f"{predictions} has no probability for {lost:,} of {len(knees):,} public test knees "
+            f"({one} is one): a comparison needs all."
         )
-    if set(knees.kl[done]) != {0, 2}:
+    if set(done.kl) != {0, 2}:
         raise ValueError(
             f"{predictions} has no probability for a knee of each grade: do both tables name "
             "knees alike?"
         )
-    p = _stacked(knees[done], p2[done])
+    p = _stacked(done)
     found = {"": intervals(p, threshold)}
     left = {
-        "knees of grade 0 or 2 without a probability": (~done).sum(),
+        "knees of grade 0 or 2 without a probability": lost,
         "knees of other grades": len(every) - len(knees),
         "rows of labels that are of no test knee, or lack something": unusable,
-        "rows of predictions that are of none of these knees": len(told) - done.sum(),
+        "rows of predictions that are of no labelled knee": len(told) - every.row.notna().sum(),
     }
     if labels is None:
         shipped, left = _shipped(p), {}
@@ -235,11 +240,11 @@ def evaluate(
     return Evaluation(p, _measures(found), _notes(p, threshold, left, labels is None))
 
 
-def _stacked(knees: pd.DataFrame, p2: np.ndarray) -> Predictions:
+def _stacked(knees: pd.DataFrame) -> Predictions:
     both = knees.file.duplicated(keep=False)  # a film of two knees
     name = knees.file.where(~both, knees.file + " " + knees.side)
-    more = dict(file=name, label=knees.kl // 2, split="test", p0=1 - p2, p1=p2)
-    return stack({"yours": [knees.assign(**more)]})["yours"]
+    more = dict(file=name, label=knees.kl // 2, split="test", p0=1 - knees.p2, p1=knees.p2)
+    return stack({"yours": [knees.drop(columns="p2").assign(**more)]})["yours"]
 
 
 def _shipped(p: Predictions) -> Predictions:
