@@ -96,8 +96,10 @@ def answers(
 ) -> (
     pd.DataFrame
 ):  # the labels, each with the row of its prediction and p2; NaN where there is none
-    "Each knee's prediction. Raises `ValueError` naming two rows that are of one knee."
+    "Each knee's prediction. Raises `ValueError` where two could be meant."
     by_file = told.file.fillna("").str.strip().ne("").any()
+    if not by_file and labels.duplicated(["participant", "side"]).any():
+        raise ValueError("The labels hold several films of one knee: name the predictions by file.")
     given, twice = {}, set(labels.file[labels.file.duplicated()])
     known = _by_name(list(dict.fromkeys(labels.file))) if by_file else {}
     for r in told.itertuples():

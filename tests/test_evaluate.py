@@ -186,11 +186,14 @@ def test_a_table_that_cannot_be_judged_says_why(tmp_path, change, names):
         (lambda t: t.drop(columns="kl"), "kl"),
         (lambda t: t[t.kl != 2], "grade 2"),
         (lambda t: pd.concat([t, t.iloc[[3]]]), "c.png"),
+        (lambda t: pd.concat([t, t.iloc[[3]].assign(file="h.png")]), "by file"),
     ],
 )
 def test_labels_that_cannot_serve_say_why(tmp_path, change, names):
+    labels = change(LABELS)
+    told = labels.assign(p2=0.5).drop(columns="file") if names == "by file" else TOLD
     with pytest.raises(ValueError, match=names):
-        judged(tmp_path, labels=change(LABELS))
+        judged(tmp_path, told, labels)
 
 
 def test_a_comparison_needs_every_public_knee(public, tmp_path):
