@@ -12,6 +12,8 @@ from sklearn import metrics
 
 from koa_repro.beyond.length import (
     LOSSES,
+    STUDIES,
+    answer_power,
     chosen_lengths,
     chosen_table,
     difference_rows,
@@ -20,9 +22,11 @@ from koa_repro.beyond.length import (
     length_specs,
     length_table,
     lengths,
+    power_table,
     show_chosen,
 )
 from koa_repro.results import Result
+from koa_repro.stats import Spreads, seeds_power
 from koa_repro.study import Study
 
 N = 400
@@ -184,3 +188,33 @@ def test_nothing_run_is_a_picture_and_a_line_too(study):
     plt.close(draw_lengths(found, length_table(found), "nothing was run"))
     assert chosen_lengths(found) == {} and difference_rows(found).seeds.sum() == 0
     assert length_claim(found, study).verdict.tolist() == ["not decided"]
+
+
+def test_what_more_seeds_would_show(study):
+    a, b = (0.85, 0.84), (0.83, 0.80)
+    found = rows(study, hybrid_60=[Known(x, 0.8) for x in a], ce_60=[Known(x, 0.8) for x in b])
+    table = power_table(found)
+    assert table.seeds.tolist() == list(STUDIES) and set(table.seeds_here) == {2}
+    sd = np.std(np.subtract(a, b), ddof=1)
+    assert table.sd.to_numpy() == pytest.approx(100 * sd)
+    # one degree of freedom: the deviation squared over 5.024 and over 0.000982
+    assert table.sd_low_sd.to_numpy() == pytest.approx(100 * sd / 5.0239**0.5, rel=1e-3)
+    assert table.sd_high_sd.to_numpy() == pytest.approx(100 * sd / 0.00098207**0.5, rel=1e-3)
+    assert table.power.is_monotonic_increasing and table.least.is_monotonic_decreasing
+    # each participant has one knee; those between the two accuracies differ, the same in both runs
+    apart = np.zeros((2, N))
+    for s in range(2):
+        apart[s, round(b[s] * N) : round(a[s] * N)] = 1
+    left = apart - apart.mean(1, keepdims=True)
+    lasting = (left[0] * left[1]).mean()
+    parts = lasting, (left**2).mean() - lasting
+    of = Spreads(sd, *np.sqrt(parts), (apart != 0).mean())
+    for r in table.itertuples():
+        assert r.power == pytest.approx(seeds_power(r.seeds, N, 0.0077, of))
+        assert seeds_power(r.seeds, N, r.least / 100, of) == pytest.approx(0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize("runs", [[None, None], [Known(0.8, 0.8), None], [Known(0.8, 0.8)] * 2])
+def test_runs_that_do_not_vary_say_nothing_of_more_seeds(study, runs):
+    table = power_table(rows(study, hybrid_60=runs, ce_60=runs))
+    assert table.empty and "%" not in answer_power(table)
