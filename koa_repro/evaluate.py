@@ -93,9 +93,7 @@ def read_labels(
 def answers(
     told: pd.DataFrame,  # from `read_predictions`
     labels: pd.DataFrame,  # from `read_labels`
-) -> (
-    pd.DataFrame
-):  # the labels, each with the row of its prediction and p2; NaN where there is none
+) -> pd.DataFrame:  # the labels with `row` and `p2` of their predictions; NaN where there is none
     "Each knee's prediction. Raises `ValueError` where two could be meant."
     by_file = told.file.fillna("").str.strip().ne("").any()
     if not by_file and labels.duplicated(["participant", "side"]).any():
@@ -109,7 +107,8 @@ def answers(
     def answer(knee) -> tuple:
         rows = given.get(knee.file if by_file else (knee.participant, knee.side), [])
         if len(rows) > 1 or knee.file in twice:
-            rows = [r for r in rows if r.side == knee.side]
+            sides = (knee.side,) if knee.file in twice else (knee.side, "")
+            rows = [r for r in rows if r.side in sides]
         if len(rows) > 1:
             both = f"{rows[0].row} and {rows[1].row}"
             raise ValueError(f"Rows {both} of the predictions are of one knee: keep one.")

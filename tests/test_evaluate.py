@@ -153,6 +153,13 @@ def test_all_right_is_no_certainty(tmp_path):
     assert rates.estimate.eq(100).all() and rates.low.lt(90).all()
 
 
+def test_calls_without_doubt_are_judged(tmp_path):
+    m = judged(tmp_path, TOLD.assign(p2=TOLD.p2.round())).measures.set_index("measure")
+    assert m.estimate["accuracy"] == pytest.approx(100 * 4 / 6)
+    assert m.estimate["brier"] == pytest.approx(100 * 2 / 6)
+    assert m.estimate["auc"] == pytest.approx(100 * 2 / 3)
+
+
 def test_what_has_no_answer_is_counted(tmp_path):
     told = TOLD.assign(p2=TOLD.p2.where(TOLD.file != "b.png"))
     told = pd.concat([told, told.assign(file="g" + told.file)[:3]])
@@ -171,6 +178,7 @@ def test_what_has_no_answer_is_counted(tmp_path):
         (lambda t: t.assign(p2=t.p2.replace(0.6, 1.6)), "row 4"),
         (lambda t: t.assign(p2=t.p2.astype(str).replace("0.6", "high")), "row 4"),
         (lambda t: pd.concat([t, t.iloc[[3]]]), "Rows 5 and 9"),
+        (lambda t: pd.concat([t, t.iloc[[2]]]), "Rows 4 and 9"),
         (lambda t: t.assign(file="x" + t.file), "told.csv"),
         (lambda t: t[:0], "told.csv"),
     ],
