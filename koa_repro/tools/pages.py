@@ -206,9 +206,9 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     most = [r for r in found if r.seeds == max(r.seeds for r in found)]
     last = [r for r in most if r.epochs == max(r.epochs for r in most)]
     told = [f"{names[r.measure]} {interval_text(r.drop('trained'), sign='+')}" for r in last]
-    pixels = PROFILES[profile_of(saved.study)].recipe.pixels
-    short = doubt(last[0].trained).capitalize()
-    why = f" {short}: this decides no claim." * bool(short)
+    profile, short = PROFILES[profile_of(saved.study)], doubt(last[0].trained)
+    pixels, why = profile.recipe.pixels, ": ".join(filter(None, [short, "this decides no claim"]))
+    why = f" {why.capitalize()}." if short or not profile.verdict else ""
     longest = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds > 0")[-1]
     if longest.epochs > last[0].epochs:
         against = doubt(longest.trained)
