@@ -146,7 +146,7 @@ def intervals(
     "Every measure."
     score, who = p.score[0], p.participant
     called = score >= threshold
-    found = {name: measure_interval(p, name) for name in MEASURES}
+    found = {name: measure_interval(p, name) for name in ("auc", "brier", *_PLAIN)}
     among = dict(accuracy=p.kl >= 0, sensitivity=p.positive, specificity=~p.positive)
     for name, on in among.items():
         of = measure(name, p.positive, called[None].astype(float))
