@@ -162,12 +162,11 @@ def differences(
     threshold: float = 0.5,  # of `a`; that of `b` is one half
 ) -> dict[str, Interval]:  # accuracy, auc, brier
     "a - b; the participants are resampled for both together."
-    right = [(p.score[0] >= t) == p.positive for p, t in ((a, threshold), (b, 0.5))]
+    right = [((p.score[0] >= t) == p.positive) * 1.0 for p, t in ((a, threshold), (b, 0.5))]
     error = [(p.score[0] - p.positive) ** 2 for p in (a, b)]
     pairs = dict(accuracy=right, auc=[p.measure("auc") for p in (a, b)], brier=error)
-    as_it_is = lambda x: x if callable(x) else x.astype(float)
     return {
-        name: paired_difference(*map(as_it_is, pair), clusters=a.participant, n=2000)
+        name: paired_difference(*pair, clusters=a.participant, n=2000)
         for name, pair in pairs.items()
     }
 
