@@ -8,7 +8,7 @@ __all__ = ['SCORES', 'MEASURES', 'read_predictions', 'read_labels', 'answers', '
 
 # %% ../nbs/library/evaluate.ipynb #eva00003
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,16 @@ import pandas as pd
 from .calibration import measure_interval
 from .grader import own_answers
 from koa_repro.layouts import (
-    _SIDES,
-    _by_name,
-    _heads,
+    by_name,
+    file_meant,
     headed,
+    heads_of,
     label_row,
     person,
     read_spreadsheet,
+    side_of,
 )
-from .paths import manifests
+from .privacy import published_knees
 from koa_repro.stats import (
     Interval,
     Predictions,
@@ -53,7 +54,7 @@ def read_predictions(
 ) -> pd.DataFrame:  # row (as a spreadsheet counts), file, participant, side ("" if not told), p2
     "A table of probabilities. Raises `ValueError` naming the row, `FileNotFoundError`."
     table = _table(path)
-    named, plain = _heads(table), {str(c).strip().lower(): c for c in reversed(table.columns)}
+    named, plain = heads_of(table), {str(c).strip().lower(): c for c in reversed(table.columns)}
     more = [c for c in ("p3", "p4") if c in plain]
     head = next((plain[s] for s in SCORES if s in plain), None)
     if head is None or more:
@@ -67,7 +68,7 @@ def read_predictions(
     if (odd := (p.isna() & ~text.str.lower().isin(("", "nan", "na"))) | (p < 0) | (p > 1)).any():
         raise ValueError(f"{path}, row {rows[odd][0]}: {head} is no number from 0 to 1.")
     column = lambda name: table[c] if (c := named[name]) is not None else pd.Series("", table.index)
-    side = column("side").fillna("").str.strip().str.lower().map(_SIDES).fillna("")
+    side = column("side").map(side_of)
     who = column("participant").fillna("")
     return pd.DataFrame(dict(row=rows, file=column("file"), participant=who, side=side, p2=p))
 
@@ -76,7 +77,10 @@ def read_labels(
     path: str | Path | None = None,  # None: the public test knees
 ) -> tuple[pd.DataFrame, int]:  # file, participant, side, kl, of the test if it says; rows left out
     "A table of grades. Raises `ValueError` where a column lacks, `FileNotFoundError`."
-    table = headed(_table(path or manifests() / "kl224.csv"))
+    if path is None:
+        public = published_knees().query("split == 'test'").reset_index(drop=True)
+        return public[["file", "participant", "side", "kl"]], 0
+    table = headed(_table(path))
     if table is None:
         raise ValueError(f"{path} lacks a column: it needs file, participant, side and kl.")
     rows = [(str(r.file).strip(), *label_row(r)) for r in table.itertuples()]
@@ -99,9 +103,9 @@ def answers(
     if not by_file and labels.duplicated(["participant", "side"]).any():
         raise ValueError("The labels hold several films of one knee: name the predictions by file.")
     given, twice = {}, set(labels.file[labels.file.duplicated()])
-    known = _by_name(list(dict.fromkeys(labels.file))) if by_file else {}
+    known = by_name(list(dict.fromkeys(labels.file))) if by_file else {}
     for r in told.itertuples():
-        key = _file_of(r.file, known) if by_file else (person(str(r.participant)), r.side)
+        key = file_meant(r.file, known) if by_file else (person(str(r.participant)), r.side)
         given.setdefault(key, []).append(r)
 
     def answer(knee) -> tuple:
@@ -116,15 +120,6 @@ def answers(
 
     found = [answer(knee) for knee in labels.itertuples()]
     return labels.assign(**dict(zip(("row", "p2"), zip(*found))))
-
-
-def _file_of(name, known: dict) -> str | None:  # the labels' file that is meant
-    name = str(name).strip().replace("\\", "/").removeprefix("./")
-    file = known.get(name) or known.get(PurePosixPath(name).name)
-    ends = lambda a, b: f"/{a}".endswith(f"/{b}")
-    folders = file and "/" in name and "/" in file
-    # a file of that name, in another folder, is another file
-    return None if folders and not (ends(name, file) or ends(file, name)) else file
 
 # %% ../nbs/library/evaluate.ipynb #eva00010
 MEASURES = dict(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'WORKBOOK', 'AUTOMATIC', 'PICTURES', 'HINT', 'walk', 'split_of',
-           'grade_of', 'person_and_side', 'person', 'headed', 'read_spreadsheet', 'label_row', 'is_picture', 'readable',
-           'Listing', 'look', 'gaps']
+           'grade_of', 'person_and_side', 'person', 'heads_of', 'headed', 'read_spreadsheet', 'side_of', 'label_row',
+           'is_picture', 'readable', 'Listing', 'look', 'by_name', 'file_meant', 'gaps']
 
 # %% ../nbs/library/layouts.ipynb #98fb0642
 import csv
@@ -14,7 +14,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -163,7 +163,7 @@ _HEADS = dict(
 _LABELS = "file", "participant", "side", "kl"
 
 
-def _heads(table: pd.DataFrame) -> dict:
+def heads_of(table: pd.DataFrame) -> dict[str, str | None]:  # such as "kl" -> the table's own head
     "Which column is meant by each name; None where none is."
     plain = lambda head: re.sub(r"[\s_-]+", "_", str(head).strip().lower())
     heads = {plain(c): c for c in reversed(table.columns)}
@@ -179,7 +179,7 @@ def _lacking(heads: dict) -> list[str]:
 def headed(table: pd.DataFrame) -> pd.DataFrame | None:
     """The columns file, participant, side, kl (and split, sha256) by their usual other names. None
     where one lacks."""
-    heads = _heads(table)
+    heads = heads_of(table)
     return None if _lacking(heads) else _columns(table, heads)
 
 
@@ -196,7 +196,7 @@ def _label_table(root, left) -> pd.DataFrame | None:
         table = read_spreadsheet(root / file)
         if table is None:
             continue
-        heads = _heads(table)
+        heads = heads_of(table)
         if not (lacking := _lacking(heads)):
             found[file.as_posix()] = _columns(table, heads)
         elif any(c is not None for c in heads.values()):
@@ -222,28 +222,33 @@ def read_spreadsheet(file: Path) -> pd.DataFrame | None:  # all text; None where
         return None
 
 
-def _side_in(row) -> str:
-    return str(row.side).strip().lower().split(":")[0].removesuffix(" knee")
+def _side_told(text) -> str:
+    return str(text).strip().lower().split(":")[0].removesuffix(" knee")
+
+
+def side_of(text) -> str:  # "L", "R", or "" where it says neither
+    "Which knee a table's cell means."
+    return _SIDES.get(_side_told(text), "")
 
 
 def label_row(row) -> tuple[str, str, int, str, str]:  # participant, side, kl, split; what is wrong
     "One row of a table of labels as it is meant."
-    who, side = str(row.participant).strip(), _side_in(row)
+    who, side = str(row.participant).strip(), side_of(row.side)
     if who in ("", "nan", "None"):
         return "", "", -1, "", "without a participant in the table"
-    if side not in _SIDES:
+    if not side:
         return who, "", -1, "", "without a side L or R in the table"
     grade = str(row.kl).split(":")[0].strip().lower()
     kl = pd.to_numeric(grade.replace(",", "."), errors="coerce")
     if kl not in GRADES:
         kl = _ROMAN.get(grade, grade_of(grade))
     if kl is None:
-        return who, _SIDES[side], -1, "", "without a whole grade from 0 to 4 in the table"
+        return who, side, -1, "", "without a whole grade from 0 to 4 in the table"
     part = str(getattr(row, "split", "")).strip()
     split = "" if part in ("", "nan", "None") else split_of(part)
     if split is None:
-        return who, _SIDES[side], int(kl), "", "without a split train, val or test in the table"
-    return who, _SIDES[side], int(kl), split, ""
+        return who, side, int(kl), "", "without a split train, val or test in the table"
+    return who, side, int(kl), split, ""
 
 # %% ../nbs/library/layouts.ipynb #103e876b
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
@@ -430,14 +435,31 @@ def _flat(root, pictures, left, faults, labels) -> Listing:
 
 # %% ../nbs/library/layouts.ipynb #20cc154d
 def _stem(file: str) -> str:
-    return PurePosixPath(file).with_suffix("").as_posix()
+    return file.removesuffix(PurePosixPath(file).suffix)
 
 
-def _by_name(files) -> dict[str, str]:
+def by_name(files: Iterable[str]) -> dict[str, str]:
     "Files by their paths and, where only one is meant, by their names, with and without suffix."
     short = lambda f: (PurePosixPath(f).name, PurePosixPath(f).stem, _stem(f))
     named = Counter(name for f in files for name in {*short(f)})
     return {name: f for f in files for name in short(f) if named[name] == 1} | {f: f for f in files}
+
+
+def file_meant(
+    name: str,  # as a table writes it
+    known: Mapping[str, str],  # from `by_name`
+) -> str | None:
+    """The file of that name, with or without suffix. Either may begin in a folder above the other;
+    a file in another folder is another file."""
+    name = str(name).strip().replace("\\", "/").removeprefix("./")
+    parts = name.split("/")
+    tails = ["/".join(parts[i:]) for i in range(len(parts))]
+    file = next((known[t] for t in [*tails, *map(_stem, tails)] if t in known), None)
+    if file is None:
+        return None
+    ends = lambda a, b: f"/{a}".endswith(f"/{b}")
+    alike = (name, file), (name, _stem(file)), (_stem(name), file)
+    return file if any(ends(a, b) or ends(b, a) for a, b in alike) else None
 
 
 def _labelled(found: Listing, labels) -> Listing:
@@ -448,16 +470,13 @@ def _labelled(found: Listing, labels) -> Listing:
             "The table of labels lacks a column: it needs file, participant, side and kl."
         )
     frame, faults = found.frame, found.faults
-    known = _by_name(frame.file)
+    known = by_name(frame.file)
     place = {file: i for i, file in enumerate(frame.file)}
     told, records = set(), frame.to_dict("records")
     for row in table.itertuples():
-        name = str(row.file).strip().replace("\\", "/").removeprefix("./")
-        file = known.get(name) or known.get(PurePosixPath(name).name)
-        if file and "/" in name and not f"/{name}".endswith((f"/{file}", f"/{_stem(file)}")):
-            file = None  # a file of that name, in another folder
+        file = file_meant(row.file, known)
         if file is None:
-            faults["missing"].append(name)
+            faults["missing"].append(str(row.file).strip())
             continue
         if file in told:
             faults["unlabelled"].append(file)
@@ -475,7 +494,7 @@ def _labelled(found: Listing, labels) -> Listing:
         if file not in told:
             faults["unlabelled"].append(file)
             found.reasons[file] = "without a row in the table"
-    if any(_side_in(row) in _OAI for row in table.itertuples()):
+    if any(_side_told(row.side) in _OAI for row in table.itertuples()):
         found.notes.append("Sides 1 and 2 were read as right and left, as the OAI writes them.")
     found.frame = pd.DataFrame(records, columns=_COLUMNS)
     faults["misnamed"] = [f for f in faults["misnamed"] if f not in place]

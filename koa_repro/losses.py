@@ -9,7 +9,6 @@ __all__ = ['LOSSES', 'soft_target', 'LSCE', 'average_confidence', 'KLD', 'CE', '
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from koa_repro.variants import (
     KeepsConfidence,
     WarmUp,
     check_choice,
+    check_epochs,
     check_settings,
 )
 
@@ -224,8 +224,7 @@ def hybrid_loss(
         changes += [known[value]] if known[value] else []
     if reading != "intended" and target is not None:
         raise ValueError(f"target={target!r} reaches no gradient in reading={reading!r}.")
-    if not isinstance(warmup, Integral) or warmup < 0:
-        raise ValueError(f"warmup={warmup!r} must be a whole number of epochs, 0 or more.")
+    check_epochs("warmup", warmup)
     options = classes, ratio, smoothing, weights, guard, target, guard_level, guard_scope
     loss = _class(*([WarmUp] if warmup else []), *changes)(*options)
     loss.warmup = int(warmup)

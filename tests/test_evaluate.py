@@ -161,6 +161,13 @@ def test_one_label_takes_the_knee_of_its_side(tmp_path):
     assert dict(zip(p.file, p.score[0]))["a.png"] == 0.9 and len(p.file) == 5
 
 
+@pytest.mark.parametrize("spell", [lambda file: file[:-4], lambda file: "deep/er/" + file])
+def test_labels_may_name_a_film_otherwise_than_predictions(tmp_path, spell):
+    labels = LABELS.assign(file=LABELS.file.map(spell))
+    one, other = (judged(tmp_path, labels=l).predictions for l in (LABELS, labels))
+    assert (one.score == other.score).all() and (one.kl == other.kl).all()
+
+
 def test_all_right_is_no_certainty(tmp_path):
     right = TOLD.assign(p2=LABELS.kl / 2 * 0.8 + 0.1)
     m = judged(tmp_path, right).measures.set_index("measure")

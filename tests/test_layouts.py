@@ -23,6 +23,8 @@ from koa_repro.layouts import (
     LITTER,
     NO_PICTURE,
     WORKBOOK,
+    by_name,
+    file_meant,
     look,
     person,
     person_and_side,
@@ -313,6 +315,35 @@ def test_a_row_of_another_folder_labels_no_file_of_that_name(tmp_path):
         found = look(root, table)
         assert (found.faults["missing"] == []) is right, folder
         assert (found.frame.kl >= 0).all() is np.bool_(right)
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("a/x/1R.png", "a/x/1R.png"),
+        ("./a/x/1R.png ", "a/x/1R.png"),
+        ("D:\\set\\a\\x\\1R.png", "a/x/1R.png"),
+        ("x/1R.png", "a/x/1R.png"),
+        ("1R.png", "a/x/1R.png"),
+        ("1R", "a/x/1R.png"),
+        ("x/1R", "a/x/1R.png"),
+        ("y/1R.png", None),
+        ("/x/1R.png", None),
+        ("1R.jpg", None),
+        ("2L", None),  # two are called so
+        ("b/2L", "b/2L.png"),
+        ("D:/set/b/2L.png", "b/2L.png"),
+        ("D:/set/c/2L.png", None),
+        ("scan.1", "scan.1"),
+        ("scan.1.dcm", "scan.1"),
+        ("scan", "scan.1"),
+        ("nan", None),
+        ("", None),
+        (".", None),
+    ],
+)
+def test_the_file_that_a_name_means(name, file):
+    assert file_meant(name, by_name(["a/x/1R.png", "a/2L.png", "b/2L.png", "scan.1"])) == file
 
 
 @pytest.mark.parametrize("how", ["utf-16", "cp1252", "trailing"])
