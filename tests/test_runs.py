@@ -19,6 +19,7 @@ import torch
 
 from koa_repro import executors, runs
 from koa_repro.executors import ensure
+from koa_repro.fitting import NonFiniteLoss
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
 from koa_repro.paths import repository
@@ -372,6 +373,50 @@ def test_targets_of_every_batch_move_within_an_epoch(knees):
         trainer.run_epoch()
         different = 1 if targets == "epoch" else trainer.steps
         assert len({str(c) for c in seen}) == different and len(seen) == trainer.steps
+
+
+@pytest.fixture
+def unheld(knees, monkeypatch):
+    """Trains a network with a channel that no gradient holds, all its weights next to nothing;
+    `plainly` without taking them for 0."""
+
+    def train(plainly=False):
+        torch.manual_seed(0)
+        model = SiameseGAP(padding=1)
+        first = list(model.blocks[0].parameters())
+        with torch.no_grad():
+            for values in first[:3]:  # the convolution's, and the scale of its normalisation
+                values[0] = 1e-39
+            first[3][0] = -1.0  # behind the ReLU the channel is silent
+        recipe = replace(RECIPE, rate=1e-5)  # at which such weights do not swing across 0
+        trainer = Trainer(model, HybridLoss(), knees, recipe, precision="float32", device="cpu")
+        epoch = Trainer.run_epoch.__wrapped__ if plainly else Trainer.run_epoch
+        for _ in range(2):
+            epoch(trainer)
+        return trainer, [values[0] for values in first[:3]]
+
+    return train
+
+
+def test_weights_next_to_nothing_become_nothing_and_no_digit_changes(unheld):
+    (one, zero), (other, left) = unheld(), unheld(plainly=True)
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot take small numbers for 0")
+    assert all((v == 0).all() for v in zero) and all((v != 0).any() for v in left)
+    timed = ["seconds", "knees_a_second"]
+    told, again = (pd.DataFrame(t.history).drop(columns=timed) for t in (one, other))
+    pd.testing.assert_frame_equal(told, again, rtol=0, atol=0)
+    for a, b in zip(one.weights().values(), other.weights().values()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-37)
+
+
+def test_small_numbers_count_again_after_an_epoch(unheld):
+    trainer, _ = unheld()
+    assert (torch.tensor([1e-39]) * 1).item() > 0
+    trainer.loss.weights = (float("nan"),) * 3
+    with pytest.raises(NonFiniteLoss):
+        trainer.run_epoch()
+    assert (torch.tensor([1e-39]) * 1).item() > 0
 
 
 def test_checkpoint_of_another_precision_is_refused(knees, spec, tmp_path):
