@@ -8,6 +8,7 @@ __all__ = ['Rows', 'GAIN', 'aligned', 'shared_runs', 'by_seed', 'joined', 'conve
 # %% ../nbs/library/rows.ipynb #row00003
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 
@@ -82,10 +83,17 @@ def convergence(
 
 
 def _convergence(row: Sequence[Run]) -> str:
-    gains = []
-    for run in row:
-        recipe = replace(run.spec.recipe, epochs=2 * run.spec.recipe.epochs)
-        if longer := find(replace(run.spec, recipe=recipe), run.store or run.path.parent):
+    """Every seed that was run at both lengths counts, whichever of them the row shows: what is
+    under-trained in one table is so in all."""
+    spec, of = row[0].spec, lambda spec: find(spec, row[0].store or row[0].path.parent)
+    runs, gains = {run.spec.seed: run for run in row}, []
+    for seed in count():
+        if not (run := runs.get(seed) or of(replace(spec, seed=seed))):
+            break
+        runs[seed] = run
+    recipe = replace(spec.recipe, epochs=2 * spec.recipe.epochs)
+    for seed, run in runs.items():
+        if longer := of(replace(spec, seed=seed, recipe=recipe)):
             gains.append(validated(longer) - validated(run))
     if not gains:
         return TRAINED[1]

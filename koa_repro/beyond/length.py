@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'MEASURES', 'ENDS', 'STYLES', 'PAIR', 'SHOWN', 'STUDIES', 'lengths', 'length_specs', 'length_table',
-           'show_lengths', 'draw_lengths', 'difference_rows', 'show_differences', 'chosen_lengths', 'length_claim',
-           'chosen_table', 'show_chosen', 'power_table', 'answer_power', 'answer_length']
+           'show_lengths', 'draw_lengths', 'difference_rows', 'show_differences', 'chosen_lengths', 'chosen_rows',
+           'length_claim', 'chosen_table', 'show_chosen', 'power_table', 'answer_power', 'answer_length']
 
 # %% ../../nbs/beyond/length.ipynb #700f44c9
 from dataclasses import replace
@@ -208,15 +208,20 @@ def chosen_lengths(
     return {loss: max(lengths, key=lambda e: last(loss, e)) for loss in PAIR} if runs else {}
 
 
+def chosen_rows(
+    rows: Rows,  # from `rows_of`
+) -> Rows:  # loss -> its runs at its chosen length; empty where none is chosen
+    "What claim C15 compares."
+    return {loss: rows[loss, epochs] for loss, epochs in chosen_lengths(rows).items()}
+
+
 def length_claim(
     rows: Rows,  # from `rows_of`
     study: Study,
 ) -> pd.DataFrame:  # one line: C15 with the lengths and the difference, in points
     "Claim C15: hybrid minus cross-entropy, each at the length that validation chose."
-    chosen, found = chosen_lengths(rows), None
-    if chosen:
-        own = {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
-        found = row_difference(own, *PAIR)
+    chosen, own = chosen_lengths(rows), chosen_rows(rows)
+    found = row_difference(own, *PAIR) if own else None
     ends = {k: 100 * getattr(found, k) for k in ("estimate", "low", "high")} if found else {}
     at = {f"epochs {loss}": chosen.get(loss, np.nan) for loss in PAIR}
     line = claim_line("C15", points(found), found, study, **at, seeds=found.seeds if found else 0)
@@ -228,9 +233,8 @@ def chosen_table(
     rows: Rows,  # from `rows_of`
 ) -> pd.DataFrame:  # one line a measure for what is in `SHOWN`; times 100
     "The hybrid loss at its chosen length, and its difference from cross-entropy at its own."
-    chosen, lines = chosen_lengths(rows), []
-    own = {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
-    if own:
+    lines = []
+    if own := chosen_rows(rows):
         shared = shared_runs(own, *PAIR)
         both = aligned(dict(zip(PAIR, shared)))
         states = [fit_of(*sides)["trained"] for sides in (shared[:1], shared)]
@@ -244,7 +248,7 @@ def chosen_table(
                 fit = dict(seeds=i.seeds, trained=trained)
                 lines.append(dict(what=what, measure=measure) | ends | fit)
     columns = ["what", "measure", *ENDS, "seeds", "trained"]
-    at = {f"epochs {loss}": epochs for loss, epochs in chosen.items()}
+    at = {f"epochs {loss}": epochs for loss, epochs in chosen_lengths(rows).items()}
     return pd.DataFrame(lines, columns=columns).assign(**at)
 
 
@@ -266,8 +270,7 @@ def power_table(
     large as the paper's, also with the seeds' standard deviation at the ends of its own interval
     (chi-square), and the least difference that would be seen with a power of 80%. Empty where no
     two runs of both losses tell how they vary."""
-    own = {loss: rows[loss, epochs] for loss, epochs in chosen_lengths(rows).items()}
-    both = shared_runs(own, *PAIR) if own else []
+    both = shared_runs(own, *PAIR) if (own := chosen_rows(rows)) else []
     if not both or len(both[0]) < 2:
         return pd.DataFrame(columns=_POWER)
     runs = aligned(dict(zip("ab", both)))
