@@ -35,6 +35,7 @@ class Profile:
     # whether claims may be decided from it: not where the network or its input is another than
     # the paper's, or the training far too short
     verdict: bool = True
+    times: tuple[int, ...] = (1, 2, 3, 6, 12)  # its lengths that are compared, in its own epochs
 
     @property
     def says(self) -> str:
@@ -76,6 +77,7 @@ PROFILES = dict(
         dict(padding=1),
         phantom=200,
         verdict=False,
+        times=(1, 2),
     ),
     demo=Profile(
         Recipe(epochs=12, batch=16, rate=2e-3, pixels=32, schedule="onecycle", **NARROW),
@@ -87,6 +89,12 @@ PROFILES = dict(
         Recipe(epochs=12, batch=16, pixels=64, schedule="onecycle", **NARROW),
         dict(padding=(0, 0, 0, 1)),
         verdict=False,
+    ),
+    long=Profile(
+        Recipe(epochs=36, batch=16, pixels=64, schedule="onecycle", **NARROW),
+        dict(padding=(0, 0, 0, 1)),
+        verdict=False,
+        times=(1, 2),
     ),
     short=Profile(Recipe(epochs=10, batch=16, schedule="onecycle", **NARROW), verdict=False),
     fast=Profile(Recipe(epochs=60, schedule="onecycle")),

@@ -39,6 +39,7 @@ from koa_repro.paper.fig5 import (
     show_claims,
     show_confidence,
     temperatures,
+    trained_longer,
 )
 from koa_repro.phantom import make_knees
 from koa_repro.results import (
@@ -52,10 +53,10 @@ from koa_repro.results import (
     measure_table,
 )
 from koa_repro.results import CONFIDENCE_ROWS as ROWS
-from koa_repro.rows import by_seed, joined
+from koa_repro.rows import by_seed, convergence, joined
 from koa_repro.runs import Run, find, references
 from koa_repro.specs import read_spec
-from koa_repro.stats import bootstrap_interval, seed_interval
+from koa_repro.stats import TRAINED, bootstrap_interval, seed_interval
 from koa_repro.study import OWN_SPLITS, Study, study_frame
 from koa_repro.training import set_aside
 
@@ -570,6 +571,17 @@ def test_the_even_row_has_cross_entropys_weight():
     assert dict(spec.loss_options) == dict(weights=EVEN) and set(TARGETED) < set(
         confidence_specs(Study("preview", "reference"))
     )
+
+
+def test_the_longer_training_is_read_and_never_made(tmp_path):
+    study = Study("preview", "reference", 3, store=str(tmp_path / "runs"), out=str(tmp_path))
+    longer, specs, rows = trained_longer(study)
+    assert longer.target == study.target and set(rows) == {"ce", "hybrid"}
+    for loss, runs in rows.items():
+        assert all(r.spec == s and r.spec.recipe.epochs == 36 for r, s in zip(runs, specs[loss]))
+        assert convergence(runs) == TRAINED[0]  # that is what this length is for
+    other = Study("smoke", "phantom", 1, store=str(tmp_path / "runs"), out=str(tmp_path))
+    assert trained_longer(other)[0] == other and not list(tmp_path.glob("runs/*"))
 
 
 def test_rows_are_the_runs_of_the_other_tables():

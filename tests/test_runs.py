@@ -314,7 +314,7 @@ def test_same_knees_by_manifest_and_by_file(knees_folder, tmp_path):
 @pytest.mark.parametrize(
     "bad, word",
     [
-        (dict(profile="fats"), "smoke, demo, preview, short, fast, paper"),
+        (dict(profile="fats"), "smoke, demo, preview, long, short, fast, paper"),
         (dict(data="no/such"), "not a folder"),
         (dict(seeds=0), "from 1 up"),
         (dict(seeds="three"), "from 1 up"),

@@ -60,8 +60,7 @@ MEASURES = dict(accuracy="accuracy (%)", auc="AUC x 100", brier="Brier score x 1
 
 def lengths(study: Study) -> list[int]:
     "The numbers of epochs that are compared."
-    times = (1, 2) if study.profile == "smoke" else (1, 2, 3, 6, 12)
-    return [t * study.settings.recipe.epochs for t in times]
+    return [t * study.settings.recipe.epochs for t in study.settings.times]
 
 
 def length_specs(study: Study) -> dict[tuple, list[RunSpec]]:  # (loss, epochs) -> one a seed

@@ -304,8 +304,8 @@ PARTS = {
 
 
 def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a seed, two at most
-    "Every part of the loss, after three times the profile's epochs."
-    epochs = study.settings.recipe.epochs * (1 if study.profile == "smoke" else 3)
+    "Every part of the loss, after three times the profile's epochs where that is compared."
+    epochs = study.settings.recipe.epochs * (3 if 3 in study.settings.times else 1)
     few = replace(study, seeds=min(2, study.seeds))
     return variant_specs(few, PARTS, epochs=epochs)
 

@@ -196,8 +196,23 @@ def compared(h: Headline) -> str:
     return "lower" if h.high < 0 else "neither clearly higher nor clearly lower"
 
 
+def _how_sure(read: Read, link: str) -> str:  # empty where either loss was not run
+    "How much surer than right each loss leaves the network, after longer training."
+    saved = read("fig5_longer")
+    rows = "correction == 'raw' and measure == 'overconfidence' and runs_done > 0"
+    told = {r.row: interval_text(r, scale=100, digits=1, sign="+") for r in saved.rows(rows)}
+    if not {"ce", "hybrid"} <= set(told):
+        return ""
+    recipe = PROFILES[profile_of(saved.study)].recipe
+    return (
+        f"- **Mean confidence minus accuracy, after {recipe.epochs} epochs at {recipe.pixels} "
+        f"pixels (points)**: cross-entropy {told['ce']}, hybrid loss {told['hybrid']} "
+        f"([fig5]({link})). This decides no claim."
+    )
+
+
 def _several_seeds(read: Read, link: str) -> str:  # empty where no length has several seeds of both
-    "Both losses at the longest of the lengths that most seeds of both have, and the longest."
+    "Both losses at the longest of the lengths that most seeds of both have."
     saved = read("length_differences")
     found = saved.rows("against == 'cross-entropy' and seeds > 1")
     if not found:
@@ -209,13 +224,6 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     profile, short = PROFILES[profile_of(saved.study)], doubt(last[0].trained)
     pixels, why = profile.recipe.pixels, ": ".join(filter(None, [short, "this decides no claim"]))
     why = f" {why.capitalize()}." if short or not profile.verdict else ""
-    longest = saved.rows("against == 'cross-entropy' and measure == 'accuracy' and seeds > 0")[-1]
-    if longest.epochs > last[0].epochs:
-        against = doubt(longest.trained)
-        more = interval_text(longest.drop("trained"), sign="+")
-        with_ = "one run of each" if longest.seeds == 1 else f"{longest.seeds} runs of each"
-        why += f" After {longest.epochs} epochs, with {with_}: {more} points of accuracy"
-        why += f" ({against})." if against else "."
     return (
         f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
         f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "
@@ -224,7 +232,7 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
 
 
 def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
-    "Three findings, each with the notebook that shows it. What was not run says so."
+    "Findings, each with the notebook that shows it. What was not run says so."
     first = {}
     for e, h in headlines(read):
         if h.unit == "points":
@@ -259,7 +267,7 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
             f"- **{len(audit)} printed statements do not agree with the paper's own numbers** "
             f"([audit]({link('audit')})): {'; '.join(audit.name)}.",
         )
-    return "\n".join(said)
+    return "\n".join([*said, *filter(None, [_how_sure(read, link("fig5"))])])
 
 # %% ../../nbs/library/pages.ipynb #ee499421
 def line_table(lines: Iterable[Line], title: str = "") -> str:  # Markdown
