@@ -19,6 +19,7 @@ from ..calibration import MEASURES
 from ..losses import HybridLoss, hybrid_loss
 from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
+    EVEN,
     NOT_RUN,
     Entry,
     difference_text,
@@ -286,6 +287,11 @@ PARTS = {
         "While some grade's c_k lies at or below 0.6, M is pushed to its own grade.",
         dict(guard_level=0.6),
     ),
+    "weights of mean 1": Variant(
+        "alpha, beta and gamma are divided by their mean, so that weight decay counts for no more "
+        "than in cross-entropy.",
+        dict(weights=EVEN),
+    ),
     "cross-entropy first": Variant(
         "For six epochs every knee is pushed to its own grade; then the loss is as we read it.",
         dict(warmup=6),
@@ -296,6 +302,11 @@ PARTS = {
         base="ce",
     ),
     "cross-entropy": Variant("Every knee is pushed to its own grade, never held back.", base="ce"),
+    "cross-entropy, more weight decay": Variant(
+        "Cross-entropy; weight decay counts for as much as in the hybrid loss.",
+        recipe=dict(weight_decay=round(_plain.weight_decay / HybridLoss().mean_weight, 7)),
+        base="ce",
+    ),
     "wide augmentation": Variant("The loss is the same; the pictures vary more.", recipe=WIDE),
     "cross-entropy, wide augmentation": Variant(
         "Cross-entropy; the pictures vary more.", recipe=WIDE, base="ce"

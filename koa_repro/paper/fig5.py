@@ -65,11 +65,11 @@ def both(specs: Mapping) -> dict:
 def trained_longer(
     study: Study,
 ) -> tuple[Study, dict[str, list[RunSpec]], Rows]:  # on synthetic knees the study itself
-    """Both losses and two controls after the epochs of profile `long`, where that was run; nothing
-    is trained."""
+    """Both losses and three controls after the epochs of profile `long`, where that was run;
+    nothing is trained."""
     longer = replace(study, profile="long") if study.real else study
     every = confidence_specs(longer)
-    specs = {row: every[row] for row in (*LOSS_NAMES, "smoothing", "random")}
+    specs = {row: every[row] for row in (*LOSS_NAMES, "smoothing", "random", "even")}
     return longer, specs, {row: [look_up(longer, s) for s in of] for row, of in specs.items()}
 
 # %% ../../nbs/paper/fig5.ipynb #c4f10014
