@@ -28,7 +28,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .calibration import MEASURES, UNBOUNDED, confidence_measure
+from .calibration import MEASURES, UNBOUNDED, statistic_of
 from .claims import claim, paper_numbers, verdict
 from .data import GRADES, example_knees
 from .losses import HybridLoss
@@ -350,7 +350,7 @@ def measure_table(
     """Measures with intervals, one line a row and measure, and paired differences over the seeds
     that both rows have; shares, not percent."""
     drawn = draws(joined(next(iter(runs.values()))).participant, n) if runs else None
-    of = cache(lambda row, m, seeds: _once(confidence_measure(joined(runs[row], seeds), m)))
+    of = cache(lambda row, m, seeds: _once(statistic_of(joined(runs[row], seeds), m)))
     made = lambda row, seeds: [run for s in seeds for run in runs[row][s].runs]
     fit = cache(lambda row, other, seeds: fit_of(made(row, seeds), made(other, seeds)))
     lines, found = [], {}

@@ -35,6 +35,7 @@ from koa_repro.rows import (
     by_seed,
     fit_of,
     row_difference,
+    row_differences,
     shared_runs,
     validated,
 )
@@ -158,16 +159,12 @@ def difference_rows(
     lines = []
     for epochs in dict.fromkeys(epochs for _, epochs in rows):
         for other in (loss for loss in LOSSES if loss != "hybrid"):
-            names = ("hybrid", epochs), (other, epochs)
-            both = shared_runs(rows, *names)
-            runs, fit = aligned(dict(zip("ab", both))), fit_of(*both)
+            apart = row_differences(rows, ("hybrid", epochs), (other, epochs), MEASURES)
             for measure in MEASURES:
                 found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
-                if both:
-                    a, b = (statistic_of(runs[k], measure) for k in "ab")
-                    i = paired_difference(a, b, clusters=runs["a"].participant)
+                if i := apart.get(measure):
                     found |= {k: 100 * getattr(i, k) for k in ENDS}
-                    found |= dict(seeds=i.seeds, trained=fit["trained"])
+                    found |= dict(seeds=i.seeds, trained=i.trained)
                 lines.append(found)
     columns = "epochs against measure estimate low high seeds trained"
     return pd.DataFrame(lines).reindex(columns=columns.split())

@@ -19,7 +19,6 @@ from ..calibration import MEASURES
 from ..losses import HybridLoss, hybrid_loss
 from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
-    EVEN,
     NOT_RUN,
     Entry,
     difference_text,
@@ -287,11 +286,6 @@ PARTS = {
         "While some grade's c_k lies at or below 0.6, M is pushed to its own grade.",
         dict(guard_level=0.6),
     ),
-    "weights of mean 1": Variant(
-        "alpha, beta and gamma are divided by their mean, so that weight decay counts for no more "
-        "than in cross-entropy.",
-        dict(weights=EVEN),
-    ),
     "cross-entropy first": Variant(
         "For six epochs every knee is pushed to its own grade; then the loss is as we read it.",
         dict(warmup=6),
@@ -302,11 +296,6 @@ PARTS = {
         base="ce",
     ),
     "cross-entropy": Variant("Every knee is pushed to its own grade, never held back.", base="ce"),
-    "cross-entropy, more weight decay": Variant(
-        "Cross-entropy; weight decay counts for as much as in the hybrid loss.",
-        recipe=dict(weight_decay=round(_plain.weight_decay / HybridLoss().mean_weight, 7)),
-        base="ce",
-    ),
     "wide augmentation": Variant("The loss is the same; the pictures vary more.", recipe=WIDE),
     "cross-entropy, wide augmentation": Variant(
         "Cross-entropy; the pictures vary more.", recipe=WIDE, base="ce"
@@ -316,9 +305,8 @@ PARTS = {
 
 def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a seed, two at most
     "Every part of the loss, after three times the profile's epochs where that is compared."
-    epochs = study.settings.recipe.epochs * (3 if 3 in study.settings.times else 1)
     few = replace(study, seeds=min(2, study.seeds))
-    return variant_specs(few, PARTS, epochs=epochs)
+    return variant_specs(few, PARTS, epochs=study.settings.longer.epochs)
 
 # %% ../../nbs/beyond/loss_variants.ipynb #a879f198
 def _lines(read):
