@@ -138,6 +138,7 @@ def validation(
 
 
 @torch.no_grad()
+@tiny_as_zero()
 def predict(
     model: nn.Module,
     knees: DeviceKnees,
@@ -329,7 +330,6 @@ def put_weights(
     model.load_state_dict(state, strict=False)
 
 
-@tiny_as_zero()
 def outcome(
     trainer: Resumable,  # after its last epoch; left with its last weights
     knees,  # the `KneeSet` to predict

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Seen', 'Found', 'ELEVEN', 'both', 'trained_longer', 'temperatures', 'both_versions', 'force_table',
-           'confidence_table', 'beside_paper', 'show_confidence', 'row_names', 'draw_confidence', 'draw_calibration',
-           'late_medium', 'confidence_parts', 'confidence_claims', 'show_claims', 'calibrated', 'short']
+           'confidence_table', 'beside_paper', 'minus_controls', 'show_confidence', 'row_names', 'draw_confidence',
+           'draw_calibration', 'late_medium', 'confidence_parts', 'confidence_claims', 'show_claims', 'calibrated',
+           'short']
 
 # %% ../../nbs/paper/fig5.ipynb #c4f10004
 import textwrap
@@ -45,6 +46,7 @@ from koa_repro.results import (
     register,
     runs_of,
     text_table,
+    turned,
 )
 from ..rows import Rows, joined
 from ..runs import Run, RunSpec
@@ -152,6 +154,20 @@ def beside_paper(
         line["detectable"] = f"{least:.{form['digits']}f}" if np.isfinite(least) else ""
         lines.append(line)
     return pd.DataFrame(lines).set_index("")
+
+
+def minus_controls(
+    raw: Found,  # raw differences
+    rows: Sequence[str],  # the hybrid loss's is left out
+) -> pd.DataFrame:  # one line a row
+    "The hybrid loss minus every other row, over the seeds that both have."
+    lines = {}
+    for row in (r for r in rows if r != "hybrid"):
+        apart = {m: turned(raw.get((row, m, "hybrid"))) for m in ("accuracy", "brier")}
+        both = zip(apart.items(), (1, -1))
+        told = {_name(m): difference_text(i, better, **_form(m)) for (m, i), better in both}
+        lines[f"hybrid - {CONFIDENCE_ROWS[row]}"] = told
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def _form(measure: str) -> dict:
