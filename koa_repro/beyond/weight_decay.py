@@ -234,7 +234,7 @@ def _lines(read):
     found = read("weight_decay_effects")
     return [
         line(
-            f"{r.difference}, {MEASURES[r.measure]}",
+            f"{r.epochs} epochs, {r.difference}, {MEASURES[r.measure]}",
             np.nan,
             interval_text(r, sign="+"),
             r.seeds,
