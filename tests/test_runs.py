@@ -376,7 +376,7 @@ def test_targets_of_every_batch_move_within_an_epoch(knees):
 
 
 @pytest.fixture
-def unheld(knees, monkeypatch):
+def unheld(knees):
     """Trains a network with a channel that no gradient holds, all its weights next to nothing;
     `plainly` without taking them for 0."""
 

@@ -206,9 +206,10 @@ def chosen_lengths(
 
 def chosen_rows(
     rows: Rows,  # from `rows_of`
-) -> Rows:  # loss -> its runs at its chosen length; empty where none is chosen
+) -> tuple[dict[str, int], Rows]:  # loss -> epochs, and its runs there; empty where none is chosen
     "What claim C15 compares."
-    return {loss: rows[loss, epochs] for loss, epochs in chosen_lengths(rows).items()}
+    chosen = chosen_lengths(rows)
+    return chosen, {loss: rows[loss, epochs] for loss, epochs in chosen.items()}
 
 
 def length_claim(
@@ -216,7 +217,7 @@ def length_claim(
     study: Study,
 ) -> pd.DataFrame:  # one line: C15 with the lengths and the difference, in points
     "Claim C15: hybrid minus cross-entropy, each at the length that validation chose."
-    chosen, own = chosen_lengths(rows), chosen_rows(rows)
+    chosen, own = chosen_rows(rows)
     found = row_difference(own, *PAIR) if own else None
     ends = {k: 100 * getattr(found, k) for k in ("estimate", "low", "high")} if found else {}
     at = {f"epochs {loss}": chosen.get(loss, np.nan) for loss in PAIR}
@@ -229,8 +230,8 @@ def chosen_table(
     rows: Rows,  # from `rows_of`
 ) -> pd.DataFrame:  # one line a measure for what is in `SHOWN`; times 100
     "The hybrid loss at its chosen length, and its difference from cross-entropy at its own."
-    lines = []
-    if own := chosen_rows(rows):
+    lines, (chosen, own) = [], chosen_rows(rows)
+    if own:
         shared = shared_runs(own, *PAIR)
         both = aligned(dict(zip(PAIR, shared)))
         states = [fit_of(*sides)["trained"] for sides in (shared[:1], shared)]
@@ -244,7 +245,7 @@ def chosen_table(
                 fit = dict(seeds=i.seeds, trained=trained)
                 lines.append(dict(what=what, measure=measure) | ends | fit)
     columns = ["what", "measure", *ENDS, "seeds", "trained"]
-    at = {f"epochs {loss}": epochs for loss, epochs in chosen_lengths(rows).items()}
+    at = {f"epochs {loss}": epochs for loss, epochs in chosen.items()}
     return pd.DataFrame(lines, columns=columns).assign(**at)
 
 
@@ -266,7 +267,8 @@ def power_table(
     large as the paper's, also with the seeds' standard deviation at the ends of its own interval
     (chi-square), and the least difference that would be seen with a power of 80%. Empty where no
     two runs of both losses tell how they vary."""
-    both = shared_runs(own, *PAIR) if (own := chosen_rows(rows)) else []
+    _, own = chosen_rows(rows)
+    both = shared_runs(own, *PAIR) if own else []
     if not both or len(both[0]) < 2:
         return pd.DataFrame(columns=_POWER)
     runs = aligned(dict(zip("ab", both)))

@@ -124,7 +124,7 @@ def show_effects(effects: pd.DataFrame) -> pd.DataFrame:  # `effect_table` for r
 
 
 def answer_decay(effects: pd.DataFrame) -> str:  # Markdown
-    "A list: each difference in accuracy, AUC and Brier score."
+    "A list: each difference in every measure."
     said = []
     for name, part in effects.groupby("difference", sort=False):
         told = [
