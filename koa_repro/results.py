@@ -9,7 +9,7 @@ __all__ = ['ATTENTION', 'RELEASED', 'LOSS_NAMES', 'TASKS', 'VARIANTS', 'CONFIDEN
            'each_run', 'one_step', 'steps_of', 'state_of_row', 'turned', 'grade_difference', 'measure_table', 'begin',
            'claim_line', 'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text',
            'text_table', 'radiographs', 'save', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'against_it',
-           'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'not_run', 'runs_of']
+           'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'interval_lines', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
@@ -482,6 +482,7 @@ def interval_text(
     scale: float = 1,
     digits: int = 2,
     sign: str = "",  # "+" shows the sign of a positive number
+    state: bool = True,  # say it where the training was too short
 ) -> str:  # "84.28 [81.87, 86.51]"; "not run", or "undefined" where runs or knees are told
     "An estimate with its 95% interval, and the share of undefined resamples where there are some."
     point = f"{value}_estimate" if f"{value}_estimate" in row else value
@@ -493,8 +494,9 @@ def interval_text(
     lost = f"{row['undefined']:.0%} of resamples undefined" if row.get("undefined", 0) > 0 else ""
     if pd.isna(row[ends[0]]):
         return f"{estimate} (no interval{': ' * bool(lost)}{lost})"
-    state = row.get(f"{value}_trained" if ends[0] != "low" else "trained", "")
-    notes = "; ".join(filter(None, [lost, "" if pd.isna(state) else doubt(state)]))
+    trained = row.get(f"{value}_trained" if ends[0] != "low" else "trained", "")
+    short = doubt(trained) if state and pd.notna(trained) else ""
+    notes = "; ".join(filter(None, [lost, short]))
     return f"{estimate} [{low}, {high}]" + f" ({notes})" * bool(notes)
 
 # %% ../nbs/library/results.ipynb #64b6ac01
@@ -736,6 +738,21 @@ def lines_of(
         return []
     made = [line(f"{title}, {name(r)}", *tell(r), result.study) for r in result.rows(done)]
     return made + not_run(title, map(name, result.rows(f"not ({done})")), result.study)
+
+
+def interval_lines(
+    result: Result,
+    name: Callable[[pd.Series], str],
+    runs: Callable[[pd.Series], object],
+    query: str = "",  # for the rows that are told
+    value: str = "estimate",
+    **form,  # other options of `interval_text`
+) -> list[Line]:
+    "A line for each of these rows, where the paper has no number."
+    return [
+        line(name(r), np.nan, interval_text(r, value, **form), runs(r), result.study)
+        for r in result.rows(query)
+    ]
 
 
 def not_run(title: str, names: Iterable[str], study: str) -> list[Line]:

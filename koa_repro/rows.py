@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'GAIN', 'aligned', 'shared_runs', 'by_seed', 'joined', 'convergence', 'validated', 'fit_of', 'row_differences',
-           'row_difference']
+           'row_difference', 'difference_table']
 
 # %% ../nbs/library/rows.ipynb #row00003
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+import pandas as pd
 
 from .calibration import statistic_of
 from .runs import Run, find
@@ -19,7 +20,6 @@ from koa_repro.stats import (
     TRAINED,
     Interval,
     Predictions,
-    mean_difference,
     paired_difference,
     stack,
 )
@@ -130,25 +130,41 @@ def row_differences(
     a: object,
     b: object,  # two rows
     measures: Iterable[str],  # of `calibration.MEASURES` or `stats.METRICS`
+    weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
+    **kwargs,  # n and drawn of `mean_difference`
 ) -> dict[str, Interval]:  # measure -> a - b on the test knees; empty where no seed has both
     "Paired differences of two rows over the seeds that both have, in shares."
     if not (both := shared_runs(rows, a, b)):
         return {}
-    sides, fit = aligned(dict(enumerate(both))), fit_of(*both)
+    sides, fit = aligned(dict(enumerate(both)), weights=weights), fit_of(*both)
     of = lambda m: [statistic_of(side, m) for side in sides.values()]
-    apart = lambda m: paired_difference(*of(m), clusters=sides[0].participant)
+    apart = lambda m: paired_difference(*of(m), clusters=sides[0].participant, **kwargs)
     return {m: replace(apart(m), **fit) for m in measures}
 
 
 def row_difference(
     rows: Rows,
-    a: str,
-    b: str,  # two rows
-    weights: str = "reported",
-    **kwargs,  # n and drawn of `mean_difference`
+    a: object,
+    b: object,  # two rows
+    **kwargs,  # weights, n and drawn of `row_differences`
 ) -> Interval | None:  # a - b on the test knees; None where no seed has both
     "Paired accuracy difference of two rows over the seeds that both have."
-    if not (both := shared_runs(rows, a, b)):
-        return None
-    sides = aligned(dict(enumerate(both)), weights=weights)
-    return replace(mean_difference([(sides[0], sides[1])], **kwargs), **fit_of(*both))
+    return row_differences(rows, a, b, ["accuracy"], **kwargs).get("accuracy")
+
+
+def difference_table(
+    rows: Rows,
+    pairs: Iterable[tuple[Mapping, object, object]],  # columns that name a line, and its two rows
+    measures: Iterable[str],  # of `calibration.MEASURES` or `stats.METRICS`
+) -> pd.DataFrame:  # one line a pair and a measure; times 100, with 0 seeds where none has both
+    "Paired differences of pairs of rows, each over the seeds that both have."
+    lines = []
+    for name, a, b in pairs:
+        apart = row_differences(rows, a, b, measures)
+        for measure in measures:
+            found = dict(estimate=np.nan, low=np.nan, high=np.nan, seeds=0, trained="")
+            if i := apart.get(measure):
+                found = {k: 100 * getattr(i, k) for k in ("estimate", "low", "high")}
+                found |= dict(seeds=i.seeds, trained=i.trained)
+            lines.append({**name, "measure": measure, **found})
+    return pd.DataFrame(lines)

@@ -178,15 +178,13 @@ class Study:
                 "The knees are synthetic: this shows that the machinery works, and says nothing "
                 "of the paper."
             )
-        recipes = self.settings.recipe, Recipe()
-        here, paper = (f"{r.epochs} epochs at {r.pixels} pixels" for r in recipes)
+        here, paper = self.settings.recipe.says, Recipe().says
         return f"Training here takes {here}, the paper's {paper}, so no claim is decided."
 
     @property
     def short(self) -> str:
         "Which knees, how long and on how many pixels, for titles."
-        recipe = self.settings.recipe
-        return f"{self.subject}, {recipe.epochs} epochs at {recipe.pixels} pixels"
+        return f"{self.subject}, {self.settings.recipe.says}"
 
     @property
     def subject(self) -> str:

@@ -71,6 +71,10 @@ class Recipe:
         if self.pixels < 1 or PATCH % self.pixels:
             raise ValueError(f"pixels={self.pixels} must divide {PATCH}.")
 
+    @property
+    def says(self) -> str:
+        return f"{self.epochs} epochs at {self.pixels} pixels"
+
 # %% ../nbs/method/6_training.ipynb #d2351c87
 def draw_order(
     labels: np.ndarray,  # (N,) class index of every training knee

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..phantom import best_accuracy
 from ..plotting import COLORS, PAGE
-from ..results import LOSS_NAMES, Entry, interval_text, line, register
+from ..results import LOSS_NAMES, Entry, interval_lines, interval_text, register
 from ..runs import Run
 from ..stats import bootstrap_interval, stack
 from ..study import Study, study_runs, study_spec
@@ -99,17 +99,10 @@ def answer_learned(table: pd.DataFrame) -> str:
 # %% ../../nbs/beyond/demo.ipynb #4a3624e0
 def _lines(read):
     found = read("demo_accuracy")
-    return [
-        line(
-            f"{'' if 'real' in found.study else 'SYNTHETIC knees: '}test accuracy, "
-            f"{LOSS_NAMES[r['row']]} (best possible: {r.best_possible:.1f})",
-            np.nan,
-            interval_text(r, "accuracy", digits=1),
-            1,
-            found.study,
-        )
-        for r in found.rows()
-    ]
+    of = "" if "real" in found.study else "SYNTHETIC knees: "
+    best = lambda r: f"{LOSS_NAMES[r['row']]} (best possible: {r.best_possible:.1f})"
+    name = lambda r: f"{of}test accuracy, {best(r)}"
+    return interval_lines(found, name, lambda r: 1, value="accuracy", digits=1)
 
 
 register(Entry("demo", "The machine at work", 110, lines=_lines, synthetic=True))

@@ -32,8 +32,8 @@ from koa_repro.results import (
     TASKS,
     Entry,
     hybrid_specs,
+    interval_lines,
     interval_text,
-    line,
     register,
     text_table,
     told,
@@ -225,17 +225,11 @@ def draw_strata(
 
 # %% ../../nbs/beyond/first_day.ipynb #fid00022
 def _lines(read):
-    return [
-        line(
-            f"The first day in a clinic, {told(r['row'])}, {r.measure}, %",
-            np.nan,
-            interval_text(r, scale=100, digits=1),
-            read_by() if r["row"] == SHIPPED else f"{r.seeds:.0f}",
-            found.study,
-        )
-        for found in (read("first_day_shipped"), read("first_day_grades"))
-        for r in found.rows("measure.str.contains('called') or measure == 'place of KL-1'")
-    ]
+    name = lambda r: f"The first day in a clinic, {told(r['row'])}, {r.measure}, %"
+    runs = lambda r: read_by() if r["row"] == SHIPPED else f"{r.seeds:.0f}"
+    asked = "measure.str.contains('called') or measure == 'place of KL-1'"
+    lines = lambda table: interval_lines(read(table), name, runs, asked, scale=100, digits=1)
+    return lines("first_day_shipped") + lines("first_day_grades")
 
 
 def _specs(study):

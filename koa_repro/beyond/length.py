@@ -24,8 +24,8 @@ from koa_repro.results import (
     Headline,
     against_it,
     claim_line,
+    interval_lines,
     interval_text,
-    line,
     register,
     text_table,
 )
@@ -33,9 +33,9 @@ from koa_repro.rows import (
     Rows,
     aligned,
     by_seed,
+    difference_table,
     fit_of,
     row_difference,
-    row_differences,
     shared_runs,
     validated,
 )
@@ -156,18 +156,13 @@ def difference_rows(
     rows: Rows,  # from `rows_of`
 ) -> pd.DataFrame:  # one line a length, another loss and a measure; times 100
     "Hybrid minus each other loss at every length."
-    lines = []
-    for epochs in dict.fromkeys(epochs for _, epochs in rows):
-        for other in (loss for loss in LOSSES if loss != "hybrid"):
-            apart = row_differences(rows, ("hybrid", epochs), (other, epochs), MEASURES)
-            for measure in MEASURES:
-                found = dict(epochs=epochs, against=other, measure=measure, seeds=0)
-                if i := apart.get(measure):
-                    found |= {k: 100 * getattr(i, k) for k in ENDS}
-                    found |= dict(seeds=i.seeds, trained=i.trained)
-                lines.append(found)
-    columns = "epochs against measure estimate low high seeds trained"
-    return pd.DataFrame(lines).reindex(columns=columns.split())
+    pairs = [
+        (dict(epochs=epochs, against=other), ("hybrid", epochs), (other, epochs))
+        for epochs in dict.fromkeys(epochs for _, epochs in rows)
+        for other in LOSSES
+        if other != "hybrid"
+    ]
+    return difference_table(rows, pairs, MEASURES)
 
 
 def show_differences(differences: pd.DataFrame) -> pd.DataFrame:  # `difference_rows` for reading
@@ -323,7 +318,7 @@ def answer_length(
     "A list: hybrid minus each other loss, by length; then the fit of each loss."
 
     def text(r) -> str:
-        return interval_text(r._asdict() | dict(trained=""), sign="+")
+        return interval_text(r._asdict(), sign="+", state=False)
 
     def told(r) -> str:
         notes = [f"{r.seeds:.0f} seed{'s' * (r.seeds > 1)}", doubt(r.trained)]
@@ -355,17 +350,9 @@ def answer_length(
 
 # %% ../../nbs/beyond/length.ipynb #a81aab30
 def _lines(read):
-    found = read("length_differences")
-    return [
-        line(
-            f"{r.epochs} epochs, {MEASURES[r.measure]}, hybrid - {r.against}",
-            np.nan,
-            interval_text(r, sign="+"),
-            r.seeds,
-            found.study,
-        )
-        for r in found.rows("measure == 'accuracy' or seeds > 0")
-    ]
+    name = lambda r: f"{r.epochs} epochs, {MEASURES[r.measure]}, hybrid - {r.against}"
+    told, runs = "measure == 'accuracy' or seeds > 0", lambda r: r.seeds
+    return interval_lines(read("length_differences"), name, runs, told, sign="+")
 
 
 def _headlines(read):

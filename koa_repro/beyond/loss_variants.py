@@ -23,8 +23,8 @@ from koa_repro.results import (
     Entry,
     difference_text,
     hybrid_specs,
+    interval_lines,
     interval_text,
-    line,
     measure_table,
     register,
     rows_of,
@@ -185,8 +185,8 @@ def show_variants(
             return NOT_RUN
         if np.isnan(r[f"{start}estimate"]):
             return ""
-        plain = r.drop("minus_base_trained")  # in a column of its own
-        return interval_text(plain, start.rstrip("_") or "estimate", 100, 1, sign)
+        value = start.rstrip("_") or "estimate"
+        return interval_text(r, value, 100, 1, sign, state=False)  # in a column of its own
 
     parts = {m: table[table.measure == m].set_index("row") for m in JUDGED}
     out = pd.DataFrame({MEASURES[m]: t.apply(cell, axis=1) for m, t in parts.items()})
@@ -310,18 +310,13 @@ def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a s
 
 # %% ../../nbs/beyond/loss_variants.ipynb #a879f198
 def _lines(read):
-    return [
-        line(
-            f"Hybrid loss{after}, {r.row} - as we read it",
-            np.nan,
-            interval_text(r, "minus_base", 100),
-            f"{r.shared} of {r.runs_wanted}",
-            found.study,
-        )
-        for table, after in (("forks", ""), ("forks_parts", " after three times the epochs"))
-        for found in [read(table)]
-        for r in found.rows("measure == 'accuracy' and weights == 'reported' and shared > 0")
-    ]
+    told = "measure == 'accuracy' and weights == 'reported' and shared > 0"
+    runs = lambda r: f"{r.shared} of {r.runs_wanted}"
+    name = lambda after: lambda r: f"Hybrid loss{after}, {r['row']} - as we read it"
+    lines = lambda table, after="": interval_lines(
+        read(table), name(after), runs, told, "minus_base", scale=100
+    )
+    return lines("forks") + lines("forks_parts", " after three times the epochs")
 
 
 def _specs(study):

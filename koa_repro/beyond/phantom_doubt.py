@@ -37,8 +37,8 @@ from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
     LOSS_NAMES,
     Entry,
+    interval_lines,
     interval_text,
-    line,
     register,
     save,
 )
@@ -394,19 +394,15 @@ def _beside(ax, scores, facts):
 
 # %% ../../nbs/beyond/phantom_doubt.ipynb #029f4d08
 def _lines(read):
-    found = read("witness")
-    made = [
-        line(
-            "SYNTHETIC knees: share of the low set that readers doubt most, %, "
-            + LOSS_NAMES[r.loss],
-            np.nan,
-            interval_text(r, scale=100, digits=0),
-            r.runs_done,
-            found.study,
-        )
-        for r in found.rows("measure == 'low found'")
-        if r.loss in LOSS_NAMES
-    ]
+    share = "SYNTHETIC knees: share of the low set that readers doubt most, %"
+    made = interval_lines(
+        read("witness"),
+        lambda r: f"{share}, {LOSS_NAMES[r.loss]}",
+        lambda r: r.runs_done,
+        f"measure == 'low found' and loss in {list(LOSS_NAMES)}",
+        scale=100,
+        digits=0,
+    )
     return list({l.what: l for l in made}.values())  # the last epoch's
 
 

@@ -28,8 +28,8 @@ from ..paths import writable
 from ..plotting import COLORS, COLUMN, PAGE, heading
 from koa_repro.results import (
     Entry,
+    interval_lines,
     interval_text,
-    line,
     register,
     rows_of,
     save,
@@ -695,28 +695,20 @@ def _specs(study):
 
 
 def _lines(read):
-    adaptive, gain = read("search_partition"), read("search_gain")
-    made = [
-        line(
-            "Partition that follows the confidence - 7:2:1",
-            np.nan,
-            interval_text(r, "difference"),
-            f"{r.pairs:.0f}",
-            adaptive.study,
-        )
-        for r in adaptive.rows("partition == 'adaptive' and pairs > 0")
-    ]
-    return made + [
-        line(
-            "The search's choice - the paper's setting, "
-            f"{r.epochs:.0f} epochs at {r.pixels:.0f} pixels",
-            np.nan,
-            interval_text(r, "difference"),
-            f"{r.seeds:.0f}",
-            gain.study,
-        )
-        for r in gain.rows("seeds > 0")
-    ]
+    length = lambda r: f"{r.epochs:.0f} epochs at {r.pixels:.0f} pixels"
+    return interval_lines(
+        read("search_partition"),
+        lambda r: "Partition that follows the confidence - 7:2:1",
+        lambda r: f"{r.pairs:.0f}",
+        "partition == 'adaptive' and pairs > 0",
+        "difference",
+    ) + interval_lines(
+        read("search_gain"),
+        lambda r: f"The search's choice - the paper's setting, {length(r)}",
+        lambda r: f"{r.seeds:.0f}",
+        "seeds > 0",
+        "difference",
+    )
 
 
 register(Entry("search", "Searching the settings", 102, _specs, _lines, keep=keep_search))

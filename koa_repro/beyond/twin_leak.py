@@ -23,8 +23,8 @@ from ..data import assign_splits
 from ..plotting import COLORS, PAGE, dots, heading
 from koa_repro.results import (
     Entry,
+    interval_lines,
     interval_text,
-    line,
     register,
     rows_of,
     runs_of,
@@ -474,18 +474,9 @@ def paper_less_leak(
 
 # %% ../../nbs/beyond/twin_leak.ipynb #e0ad7e5c
 def _lines(read):
-    found = read("split_worth")
     asked = "group == 'all test knees' and measure == 'accuracy' and weights == 'reported'"
-    return [
-        line(
-            "A participant's other knee in training - not",
-            np.nan,
-            interval_text(r, "difference"),
-            runs_of(r),
-            found.study,
-        )
-        for r in found.rows(asked)
-    ]
+    name = lambda r: "A participant's other knee in training - not"
+    return interval_lines(read("split_worth"), name, runs_of, asked, "difference")
 
 
 register(Entry("twin_leak", "What the other knee gives away", 101, crossover_specs, _lines))

@@ -183,7 +183,7 @@ def _draw_row(ax, row, r, band, i):
     style["ls"] = "--" if attention else "-" if _is_own(row) else "-."
     if not named:
         style = dict(color="0.7", lw=0.6, zorder=1)
-    said = f"{told(row)}: {interval_text(r.drop('auc_trained', errors='ignore'), 'auc')}"
+    said = f"{told(row)}: {interval_text(r, 'auc', state=False)}"
     said += ", one run" * (r.runs_done == 1)
     said += "" if np.isnan(r.paper) else f"; paper {r.paper:.2f}"
     if band is None:

@@ -84,7 +84,7 @@ def _ours(ce, hybrid, weights) -> dict:
     both = dict(ce=ce, hybrid=hybrid)
     runs = aligned(both, weights=weights)
     found = {loss: bootstrap_interval(p) for loss, p in runs.items()}
-    found["difference"] = row_difference(both, "hybrid", "ce", weights)
+    found["difference"] = row_difference(both, "hybrid", "ce", weights=weights)
     return dict(
         runs_done=sum(bool(a and b) for a, b in zip(ce, hybrid)),
         runs_ce=sum(map(bool, ce)),

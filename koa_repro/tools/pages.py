@@ -48,12 +48,15 @@ def how(study: str) -> str:
     return ", ".join([*marks, *filter(None, [profile_of(study)])])
 
 
-def training(headline: Headline) -> str:  # "12 epochs at 64 pixels"; empty without a profile
+def training(
+    study: str,  # of a saved table
+    epochs: str = "",  # "36 epochs", where they are not the profile's
+) -> str:  # "12 epochs at 64 pixels"; empty without a profile
     "How long the networks of a number were trained, and on patches of what size."
-    if not (name := profile_of(headline.study)):
+    if not (name := profile_of(study)):
         return ""
     recipe = PROFILES[name].recipe
-    return f"{headline.epochs or f'{recipe.epochs} epochs'} at {recipe.pixels} pixels"
+    return f"{epochs} at {recipe.pixels} pixels" if epochs else recipe.says
 
 
 def decides(headline: Headline) -> bool:
@@ -106,7 +109,7 @@ def headline_table(read: Read, link: Callable[[Entry], str]) -> str:  # Markdown
     heads = ("", "unit", "paper", "ours [95% interval]", "trained for", "verdict", "")
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for e, h in headlines(read):
-        trained = training(h) if pd.notna(h.estimate) else ""
+        trained = training(h.study, h.epochs) if pd.notna(h.estimate) else ""
         cells = (h.what, h.unit, printed_text(h), ours_text(h), trained, verdict_text(h))
         rows.append("| " + " | ".join([*cells, f"[{e.title}]({link(e)})"]) + " |")
     return "\n".join(rows)
@@ -170,7 +173,7 @@ def _row(ax, y, h):
         ax.plot(h.paper, y, "D", ms=7.5, mfc="none", mec=PAPER, mew=1.8, zorder=4)
     if not np.isfinite(h.estimate):
         return say(ours_text(h), color="0.25")
-    words = [training(h), verdict_text(h)]
+    words = [training(h.study, h.epochs), verdict_text(h)]
     if printed_text(h) == "none printed":
         words[1] = f"none printed; {words[1]}"
     say("\n".join(words), color="0.25")
@@ -203,10 +206,9 @@ def _how_sure(read: Read, link: str) -> str:  # empty where either loss was not 
     told = {r.row: interval_text(r, scale=100, digits=1, sign="+") for r in saved.rows(rows)}
     if not {"ce", "hybrid"} <= set(told):
         return ""
-    recipe = PROFILES[profile_of(saved.study)].recipe
     return (
-        f"- **Mean confidence minus accuracy, after {recipe.epochs} epochs at {recipe.pixels} "
-        f"pixels (points)**: cross-entropy {told['ce']}, hybrid loss {told['hybrid']} "
+        f"- **Mean confidence minus accuracy, after {training(saved.study)} (points)**: "
+        f"cross-entropy {told['ce']}, hybrid loss {told['hybrid']} "
         f"([fig5]({link})). This decides no claim."
     )
 
@@ -220,14 +222,14 @@ def _several_seeds(read: Read, link: str) -> str:  # empty where no length has s
     names = dict(accuracy="accuracy (points)", auc="AUC x 100", brier="Brier score x 100")
     most = [r for r in found if r.seeds == max(r.seeds for r in found)]
     last = [r for r in most if r.epochs == max(r.epochs for r in most)]
-    told = [f"{names[r.measure]} {interval_text(r.drop('trained'), sign='+')}" for r in last]
-    profile, short = PROFILES[profile_of(saved.study)], doubt(last[0].trained)
-    pixels, why = profile.recipe.pixels, ": ".join(filter(None, [short, "this decides no claim"]))
-    why = f" {why.capitalize()}." if short or not profile.verdict else ""
+    told = [f"{names[r.measure]} {interval_text(r, sign='+', state=False)}" for r in last]
+    verdict, short = PROFILES[profile_of(saved.study)].verdict, doubt(last[0].trained)
+    why = ": ".join(filter(None, [short, "this decides no claim"]))
+    why = f" {why.capitalize()}." if short or not verdict else ""
+    after = training(saved.study, f"{last[0].epochs} epochs")
     return (
-        f"- **After {last[0].epochs} epochs at {pixels} pixels, hybrid loss minus cross-entropy, "
-        f"{last[0].seeds} seeds**: {', '.join(told)}; a lower Brier score is better "
-        f"([length]({link})).{why}"
+        f"- **After {after}, hybrid loss minus cross-entropy, {last[0].seeds} seeds**: "
+        f"{', '.join(told)}; a lower Brier score is better ([length]({link})).{why}"
     )
 
 
@@ -257,9 +259,9 @@ def findings(read: Read, link: Callable[[str], str]) -> str:  # Markdown, a list
                 if len(fit := r.training.split(", ")) == 2
             )
         said.append(
-            f"- **After {training(h)}, accuracy with {what} was {compared(h)} than with "
-            f"{against}**: {ours_text(h)} points, where the paper's table gives {printed_text(h)} "
-            f"([{name}]({link(name)})).{no}"
+            f"- **After {training(h.study, h.epochs)}, accuracy with {what} was {compared(h)} "
+            f"than with {against}**: {ours_text(h)} points, where the paper's table gives "
+            f"{printed_text(h)} ([{name}]({link(name)})).{no}"
         )
     if len(audit := read("audit_findings").table):
         said.insert(
