@@ -54,6 +54,11 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
         )
     return tuple(sorted((k, v) for k, v in given.items() if v != _frozen(signature[k].default)))
 
+
+def _loss(name: str, grades: tuple, options: tuple) -> nn.Module:
+    counts = "classes" in _signature(LOSSES[name])
+    return LOSSES[name](**dict(options), **dict(classes=len(grades)) if counts else {})
+
 # %% ../nbs/library/specs.ipynb #888960b2
 def hash_of(description: dict) -> str:  # twelve hexadecimal digits
     "The id of a run with this description."
@@ -85,6 +90,7 @@ class RunSpec:
         object.__setattr__(
             self, "loss_options", _options("loss", LOSSES, self.loss, self.loss_options)
         )
+        _loss(self.loss, self.grades, self.loss_options)  # refuses values that cannot be
 
     @property
     def description(self) -> dict:
@@ -170,10 +176,7 @@ def begun(spec: RunSpec, store: Path | None = None) -> nn.Module:
 
 def build_loss(spec: RunSpec) -> nn.Module:
     "The loss of a spec."
-    options = dict(spec.loss_options)
-    if "classes" in _signature(LOSSES[spec.loss]):
-        options["classes"] = len(spec.grades)
-    return LOSSES[spec.loss](**options)
+    return _loss(spec.loss, spec.grades, spec.loss_options)
 
 
 def build_trainer(

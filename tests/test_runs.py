@@ -350,6 +350,8 @@ def test_equal_networks_are_one_run_and_options_that_cannot_be_are_refused():
     for bad in (
         dict(options=dict(classes=5)),
         dict(loss="hybrid", loss_options=dict(classes=3)),
+        dict(loss="hybrid", loss_options=dict(weights=("a", 0.5, 0.1))),
+        dict(loss="hybrid", loss_options=dict(ratio=(7, 2))),
         dict(precision="fp16"),
         dict(network="x"),
     ):
