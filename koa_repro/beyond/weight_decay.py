@@ -175,9 +175,9 @@ def draw_decay(
     left: pd.DataFrame,  # from `left_table`
     title: str,
 ) -> plt.Figure:
-    "Accuracy, AUC and Brier score by decay, a line a loss; weights left by length of training."
+    "Three measures by decay, a line a loss; on the right, weights left by length of training."
     fig, axes = plt.subplots(1, 4, figsize=(PAGE, 2.5))
-    for ax, measure in zip(axes, ("accuracy", "auc", "brier")):
+    for ax, measure in zip(axes, ("accuracy", "brier", "overconfidence")):
         for loss, name in LOSS_NAMES.items():
             part = table[(table.loss == loss) & (table.measure == measure)].set_index("decay")
             ends = part.loc[list(DECAYS), ["estimate", "low", "high"]]
