@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Rows', 'GAIN', 'aligned', 'shared_runs', 'by_seed', 'joined', 'convergence', 'validated', 'fit_of', 'row_differences',
-           'row_difference', 'difference_table']
+           'row_difference', 'pairs_table']
 
 # %% ../nbs/library/rows.ipynb #row00003
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -129,7 +129,7 @@ def row_differences(
     rows: Rows,
     a: object,
     b: object,  # two rows
-    measures: Iterable[str],  # of `calibration.MEASURES` or `stats.METRICS`
+    measures: Collection[str],  # of `calibration.MEASURES` or `stats.METRICS`
     weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
     **kwargs,  # n and drawn of `mean_difference`
 ) -> dict[str, Interval]:  # measure -> a - b on the test knees; empty where no seed has both
@@ -152,19 +152,20 @@ def row_difference(
     return row_differences(rows, a, b, ["accuracy"], **kwargs).get("accuracy")
 
 
-def difference_table(
+_NONE = dict(estimate=np.nan, low=np.nan, high=np.nan, seeds=0, trained="")
+
+
+def pairs_table(
     rows: Rows,
     pairs: Iterable[tuple[Mapping, object, object]],  # columns that name a line, and its two rows
-    measures: Iterable[str],  # of `calibration.MEASURES` or `stats.METRICS`
+    measures: Collection[str],  # of `calibration.MEASURES` or `stats.METRICS`
 ) -> pd.DataFrame:  # one line a pair and a measure; times 100, with 0 seeds where none has both
     "Paired differences of pairs of rows, each over the seeds that both have."
     lines = []
     for name, a, b in pairs:
         apart = row_differences(rows, a, b, measures)
         for measure in measures:
-            found = dict(estimate=np.nan, low=np.nan, high=np.nan, seeds=0, trained="")
-            if i := apart.get(measure):
-                found = {k: 100 * getattr(i, k) for k in ("estimate", "low", "high")}
-                found |= dict(seeds=i.seeds, trained=i.trained)
+            i = apart.get(measure)
+            found = i.percent | dict(seeds=i.seeds, trained=i.trained) if i else _NONE
             lines.append({**name, "measure": measure, **found})
     return pd.DataFrame(lines)

@@ -379,6 +379,11 @@ class Interval:
             undefined=self.undefined,
         )
 
+    @property
+    def percent(self) -> dict:
+        "Estimate, low and high times 100, for a row of a table."
+        return dict(estimate=100 * self.estimate, low=100 * self.low, high=100 * self.high)
+
     def ends(self, name: str, scale: float = 1) -> dict:
         "Estimate and interval in a unit, by `name`, `name_low` and `name_high`."
         values = self.estimate, self.low, self.high

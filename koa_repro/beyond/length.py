@@ -33,8 +33,8 @@ from koa_repro.rows import (
     Rows,
     aligned,
     by_seed,
-    difference_table,
     fit_of,
+    pairs_table,
     row_difference,
     shared_runs,
     validated,
@@ -94,7 +94,7 @@ def length_table(
             more = {}
             if done:
                 i = bootstrap_interval(statistic_of(p, measure), p.participant, bounds=(0, 1))
-                more = {k: 100 * getattr(i, k) for k in ENDS}
+                more = i.percent
             lines.append(line | dict(measure=measure) | more)
     columns = ["loss", "epochs", "measure", *ENDS, "training", "validation"]
     return pd.DataFrame(lines).reindex(columns=[*columns, "runs_done", "runs_wanted"])
@@ -162,7 +162,7 @@ def difference_rows(
         for other in LOSSES
         if other != "hybrid"
     ]
-    return difference_table(rows, pairs, MEASURES)
+    return pairs_table(rows, pairs, MEASURES)
 
 
 def show_differences(differences: pd.DataFrame) -> pd.DataFrame:  # `difference_rows` for reading
@@ -214,11 +214,10 @@ def length_claim(
     "Claim C15: hybrid minus cross-entropy, each at the length that validation chose."
     chosen, own = chosen_rows(rows)
     found = row_difference(own, *PAIR) if own else None
-    ends = {k: 100 * getattr(found, k) for k in ("estimate", "low", "high")} if found else {}
     at = {f"epochs {loss}": chosen.get(loss, np.nan) for loss in PAIR}
     line = claim_line("C15", points(found), found, study, **at, seeds=found.seeds if found else 0)
-    ends["trained"] = found.trained if found else ""
-    return pd.DataFrame([dict(estimate=np.nan, low=np.nan, high=np.nan) | line | ends])
+    ends = found.percent if found else dict.fromkeys(ENDS, np.nan)
+    return pd.DataFrame([ends | line | dict(trained=found.trained if found else "")])
 
 
 def chosen_table(
@@ -236,9 +235,8 @@ def chosen_table(
             alone = bootstrap_interval(a, people, bounds=(0, 1))
             found = alone, paired_difference(a, b, clusters=people)
             for what, i, trained in zip(SHOWN, found, states):
-                ends = {k: 100 * getattr(i, k) for k in ENDS}
                 fit = dict(seeds=i.seeds, trained=trained)
-                lines.append(dict(what=what, measure=measure) | ends | fit)
+                lines.append(dict(what=what, measure=measure) | i.percent | fit)
     columns = ["what", "measure", *ENDS, "seeds", "trained"]
     at = {f"epochs {loss}": epochs for loss, epochs in chosen.items()}
     return pd.DataFrame(lines, columns=columns).assign(**at)

@@ -312,11 +312,11 @@ def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a s
 def _lines(read):
     told = "measure == 'accuracy' and weights == 'reported' and shared > 0"
     runs = lambda r: f"{r.shared} of {r.runs_wanted}"
-    name = lambda after: lambda r: f"Hybrid loss{after}, {r['row']} - as we read it"
-    lines = lambda table, after="": interval_lines(
-        read(table), name(after), runs, told, "minus_base", scale=100
-    )
-    return lines("forks") + lines("forks_parts", " after three times the epochs")
+    lines, longer = [], "Hybrid loss after three times the epochs"
+    for table, loss in (("forks", "Hybrid loss"), ("forks_parts", longer)):
+        name = lambda r, loss=loss: f"{loss}, {r['row']} - as we read it"
+        lines += interval_lines(read(table), name, runs, told, "minus_base", scale=100)
+    return lines
 
 
 def _specs(study):

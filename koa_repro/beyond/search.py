@@ -559,15 +559,14 @@ def search_gain(
     }
     rows = {name: [look_up(study, trial_spec(study, t, seed))] for name, t in pick.items()}
     if (i := row_difference(rows, "chosen", "paper")) is None:
-        return pd.DataFrame(columns="trial difference low high seeds epochs pixels".split())
+        columns = "trial difference difference_low difference_high seeds epochs pixels"
+        return pd.DataFrame(columns=columns.split())
     recipe = scale_of(study).recipe
     return pd.DataFrame(
         [
             dict(
                 trial=pick["chosen"].trial,
-                difference=100 * i.estimate,
-                low=100 * i.low,
-                high=100 * i.high,
+                **i.ends("difference", 100),
                 seeds=i.seeds,
                 epochs=recipe.epochs,
                 pixels=recipe.pixels,
@@ -614,42 +613,16 @@ def partition_table(
     rows: Rows,  # from `rows_of`
 ) -> tuple[pd.DataFrame, Interval | None]:  # percent; adaptive - 7:2:1
     "Test accuracy of each partition, and their paired difference over the shared seeds."
-    runs = (
-        aligned({name: runs for name, runs in rows.items()}) if any(map(any, rows.values())) else {}
-    )
-    found = {name: bootstrap_interval(p) for name, p in runs.items()}
-    table = pd.DataFrame(
-        [
-            dict(
-                partition=n,
-                runs_done=sum(map(bool, rows[n])),
-                **(
-                    {k: 100 * getattr(found[n], k) for k in ("estimate", "low", "high")}
-                    if n in found
-                    else {}
-                ),
-            )
-            for n in rows
-        ],
-        columns=[
-            "partition",
-            "runs_done",
-            "estimate",
-            "low",
-            "high",
-            "pairs",
-            "difference",
-            "difference_low",
-            "difference_high",
-        ],
-    )
+    found = {name: bootstrap_interval(p) for name, p in aligned(rows).items()}
     difference = row_difference(rows, "adaptive", "7:2:1")
-    if difference:
-        table.loc[
-            table.partition == "adaptive",
-            ["pairs", "difference", "difference_low", "difference_high"],
-        ] = difference.seeds, *(100 * getattr(difference, k) for k in ("estimate", "low", "high"))
-    return table, difference
+    apart = difference.ends("difference", 100) | dict(pairs=difference.seeds) if difference else {}
+    lines, columns = [], "partition runs_done estimate low high pairs".split()
+    columns += ["difference", "difference_low", "difference_high"]
+    for name, runs in rows.items():
+        line = dict(partition=name, runs_done=sum(map(bool, runs)))
+        line |= found[name].percent if name in found else {}
+        lines.append(line | (apart if name == "adaptive" else {}))
+    return pd.DataFrame(lines, columns=columns), difference
 
 
 def draw_partition(

@@ -27,7 +27,7 @@ from koa_repro.results import (
     runs_of,
     text_table,
 )
-from ..rows import Rows, by_seed, difference_table
+from ..rows import Rows, by_seed, pairs_table
 from ..runs import Run, RunSpec, derived
 from ..study import Study, look_up, study_specs
 
@@ -92,7 +92,7 @@ def effect_table(
         for loss, name in LOSS_NAMES.items()
     ]
     named = [(dict(difference=name), *pair) for name, *pair in pairs]
-    return difference_table(rows, named, MEASURES)
+    return pairs_table(rows, named, MEASURES)
 
 
 def show_effects(effects: pd.DataFrame) -> pd.DataFrame:  # `effect_table` for reading

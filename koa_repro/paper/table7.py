@@ -387,7 +387,7 @@ def reader_sentences(
     said = [f"{told(MODEL)} on {knee_mix(s.knees)}: accuracy (%) {ours}; printed {printed:.1f}."]
     if not s.panel.readers:
         said.append("There are no readings, so agreement with radiologists stays open.")
-    span = lambda x, form: " to ".join(dict.fromkeys(f"{v:{form}}" for v in (x.min(), x.max())))
+    span = lambda x, form: " to ".join(dict.fromkeys(format(v, form) for v in (x.min(), x.max())))
     rare = powers[powers.errors_overlap == "as by chance"]
     said.append(
         f"If network and reader err independently within a grade, 300 knees at the printed rates "
