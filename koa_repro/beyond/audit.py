@@ -297,12 +297,16 @@ def repeat_checks(numbers: Numbers) -> list[dict]:
     return found
 
 # %% ../../nbs/beyond/audit.ipynb #27094eb4
-def parameter_checks(numbers: Numbers) -> list[dict]:
-    "Printed numbers of parameters against the networks that `koa_repro.networks` builds."
-    check, found = "parameters", []
+@cache
+def _weights() -> tuple[dict[str, int], int]:  # of every network, and of Ours with attention
     with torch.device("meta"):  # counts weights without making them
         count = {name: parameters(network.make()) for name, network in NETWORKS.items()}
-        attention = parameters(SiameseGAP(attention="ca8"))
+        return count, parameters(SiameseGAP(attention="ca8"))
+
+
+def parameter_checks(numbers: Numbers) -> list[dict]:
+    "Printed numbers of parameters against the networks that `koa_repro.networks` builds."
+    check, found, (count, attention) = "parameters", [], _weights()
     off = lambda key, n: float(numbers[key].off(n / 1e6))
     for name, network in NETWORKS.items():
         if not network.printed:

@@ -84,10 +84,12 @@ def _strata(
             "right knee; keep one of each."
         )
     kl, strata = facts.kl.to_numpy(), defaultdict(list)
-    people = facts.sort_values(["kl", "side"]).groupby("participant").groups
-    for person, knees in people.items():
+    facts = facts.sort_values(["participant", "kl", "side"])
+    first = ~facts.participant.duplicated()
+    groups = np.split(facts.index.to_numpy(), np.flatnonzero(first)[1:])
+    for person, knees in zip(facts.participant[first], groups):
         order = hashlib.sha256(f"{seed}/{person}".encode()).hexdigest()
-        strata[tuple(kl[knees])].append((order, knees.to_numpy()))
+        strata[tuple(kl[knees])].append((order, knees))
     return {
         kind: [rows for _, rows in sorted(people, key=lambda p: p[0])]
         for kind, people in sorted(strata.items())
