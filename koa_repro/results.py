@@ -7,9 +7,10 @@ __all__ = ['ATTENTION', 'RELEASED', 'LOSS_NAMES', 'TASKS', 'VARIANTS', 'CONFIDEN
            'rows_of', 'training_table', 'show_training', 'difference_table', 'is_light', 'label', 'network_of',
            'others', 'comparison_specs', 'hybrid_specs', 'loss_specs', 'slice_left_out', 'confidence_specs', 'in_force',
            'each_run', 'one_step', 'steps_of', 'state_of_row', 'turned', 'grade_difference', 'measure_table', 'begin',
-           'claim_line', 'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'difference_text',
-           'text_table', 'radiographs', 'save', 'save_figure', 'save_table', 'Result', 'Line', 'Headline', 'against_it',
-           'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of', 'interval_lines', 'not_run', 'runs_of']
+           'claim_line', 'answer', 'would_show', 'detectable', 'interval_text', 'draw_beside', 'conclusion',
+           'difference_text', 'text_table', 'radiographs', 'save', 'save_figure', 'save_table', 'Result', 'Line',
+           'Headline', 'against_it', 'Entry', 'register', 'entries', 'reader', 'told', 'line', 'lines_of',
+           'interval_lines', 'not_run', 'runs_of']
 
 # %% ../nbs/library/results.ipynb #1a66a25a
 import importlib
@@ -516,6 +517,21 @@ def draw_beside(
         dots(ax, at, ours, fmt=marker, color=color, label=named("ours"))
 
 # %% ../nbs/library/results.ipynb #f5c0ff04
+def conclusion(
+    found: Interval | pd.Series,  # a difference, or its line with low, high, seeds, trained
+    better: int = 1,  # 1 where above 0 is better, -1 where below is, 0 where neither
+) -> str:
+    "What the interval of a difference says."
+    if doubt(found.trained):
+        return found.trained
+    if found.seeds < 2:
+        return "one run of each, so no conclusion"
+    if not (found.low > 0 or found.high < 0):
+        return "no difference shown"
+    words = ("worse", "better") if better else ("lower", "higher")
+    return words[found.estimate * (better or 1) > 0]
+
+
 def difference_text(
     found: Interval | None,  # a difference
     better: int = 1,  # 1 where above 0 is better, -1 where below is, 0 where neither
@@ -525,17 +541,8 @@ def difference_text(
     "A difference with its interval, and what the interval says."
     if not found:
         return NOT_RUN
-    if doubt(found.trained):
-        says = found.trained
-    elif found.seeds < 2:
-        says = "one run of each, so no conclusion"
-    elif not (found.low > 0 or found.high < 0):
-        says = "no difference shown"
-    elif not better:
-        says = "higher" if found.estimate > 0 else "lower"
-    else:
-        says = "better" if found.estimate * better > 0 else "worse"
-    return f"{interval_text(found.row(), scale=scale, digits=digits, sign='+')} ({says})"
+    text = interval_text(found.row(), scale=scale, digits=digits, sign="+")
+    return f"{text} ({conclusion(found, better)})"
 
 # %% ../nbs/library/results.ipynb #7e87ab02
 def text_table(

@@ -22,6 +22,7 @@ from koa_repro.beyond.length import (
     length_specs,
     length_table,
     lengths,
+    most_telling,
     power_table,
     show_chosen,
 )
@@ -181,6 +182,14 @@ def test_differences_are_of_the_reported_weights_and_shared_seeds(study):
     assert part.estimate[60, "cross-entropy", "accuracy"] == pytest.approx(-10)
     assert part.seeds[60, "cross-entropy", "accuracy"] == 1
     assert part.seeds[60, "label smoothing alone", "accuracy"] == 0
+
+
+def test_the_length_that_tells_most_was_trained_to_the_end_with_most_seeds():
+    state = ["under-trained", "trained to the end", "trained to the end", "convergence not shown"]
+    found = pd.DataFrame(dict(epochs=[12, 24, 36, 72], seeds=[3, 3, 2, 3], trained=state))
+    assert most_telling(found).epochs.tolist() == [24]
+    assert most_telling(found[found.epochs.isin((12, 72))]).epochs.tolist() == [72]
+    assert most_telling(found[found.epochs > 24]).epochs.tolist() == [36]
 
 
 def test_nothing_run_is_a_picture_and_a_line_too(study):
