@@ -10,6 +10,7 @@ __all__ = ['LOSSES', 'MEASURES', 'ENDS', 'STYLES', 'PAIR', 'SHOWN', 'STUDIES', '
 
 # %% ../../nbs/beyond/length.ipynb #700f44c9
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -135,7 +136,10 @@ def draw_lengths(
         for loss, style in STYLES.items():
             part = table[(table.loss == loss) & (table.measure == measure)]
             part = part[part.runs_done > 0]
-            ax.plot(part.epochs, part.estimate, color=style["color"], lw=1.6, label=loss)
+            for a, b in pairwise(part.itertuples()):
+                whole = min(a.runs_done / a.runs_wanted, b.runs_done / b.runs_wanted) == 1
+                look = dict(color=style["color"], lw=1.6, ls="-" if whole else (0, (4, 2)))
+                ax.plot((a.epochs, b.epochs), (a.estimate, b.estimate), **look)
             if measure == "accuracy":
                 ax.plot(part.epochs, part.training, color=style["color"], lw=1, ls=":")
             for epochs in part.epochs:
