@@ -144,8 +144,8 @@ def _computes(module: str) -> str:
 
 
 def _hash_of(tree: ast.AST) -> str:
-    """The same on every Python: those from 3.12 on know parameters of types, and those from 3.13
-    on leave empty lists out."""
+    """Of what code computes, the same on every Python: those from 3.12 on know parameters of types,
+    and those from 3.13 on leave empty lists out."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..beyond.length import APART, most_telling
 from ..paths import code_that_differs, facts_of, repository
 from ..plotting import PAGE, use_style
 from koa_repro.results import (
@@ -214,15 +215,12 @@ def _how_sure(read: Read, link: str) -> str:  # empty where either loss was not 
 
 
 def _several_seeds(read: Read, link: str) -> str:  # empty where no length has several seeds of both
-    "Both losses at the longest of the lengths that most seeds of both have."
+    "Both losses at the length that tells most."
     saved = read("length_differences")
-    found = saved.rows("against == 'cross-entropy' and seeds > 1")
-    if not found:
+    if not (found := saved.rows("against == 'cross-entropy' and seeds > 1")):
         return ""
-    names = dict(accuracy="accuracy (points)", auc="AUC x 100", brier="Brier score x 100")
-    most = [r for r in found if r.seeds == max(r.seeds for r in found)]
-    last = [r for r in most if r.epochs == max(r.epochs for r in most)]
-    told = [f"{names[r.measure]} {interval_text(r, sign='+', state=False)}" for r in last]
+    last = [r for _, r in most_telling(pd.DataFrame(found)).iterrows()]
+    told = [f"{APART[r.measure]} {interval_text(r, sign='+', state=False)}" for r in last]
     verdict, short = PROFILES[profile_of(saved.study)].verdict, doubt(last[0].trained)
     why = ": ".join(filter(None, [short, "this decides no claim"]))
     why = f" {why.capitalize()}." if short or not verdict else ""
