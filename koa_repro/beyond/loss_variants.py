@@ -209,7 +209,7 @@ def draw_variants(
     title: str,  # which knees, how thoroughly
 ):
     """Every variant minus the base row, with 95% interval; hollow with a single run, an arrow with
-    its number where it lies far beyond the others. The shaded side is the better one."""
+    its number where it lies far beyond the others, or at an end that does. The shaded side is the better one."""
     fig, axes = plt.subplots(1, len(JUDGED), figsize=(PAGE, 3.4), sharey=True)
     names = [n for n in table.row.unique() if n != BASE]
     for ax, m in zip(axes, JUDGED):
@@ -245,6 +245,9 @@ def draw_variants(
                 continue
             face = "k" if r.shared > 1 else "white"
             dots(ax, [y], [(x, low, high)], fmt="D", color="k", mfc=face)
+            for beyond, at, mark in ((low < -end, -0.97, "<"), (high > end, 0.97, ">")):
+                if beyond:
+                    ax.plot(at * end, y, mark, ms=3, color="k")
         ax.axvspan(
             *((0, end) if m == "accuracy" else (-end, 0)), color=COLORS["hybrid"], alpha=0.08, lw=0
         )
@@ -256,7 +259,7 @@ def draw_variants(
             ylim=(len(names) - 0.5, -0.5),
             xlabel=f"{MEASURES[m]}\nminus base, x 100",
         )
-    heading(fig, f"{title}. Shaded: better than the base. Hollow: one run")
+    heading(fig, f"{title}. Shaded: better. Hollow: one run")
     return fig
 
 # %% ../../nbs/beyond/loss_variants.ipynb #c4f30021
@@ -303,10 +306,15 @@ PARTS = {
 }
 
 
-def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a seed, two at most
-    "Every part of the loss, after three times the profile's epochs where that is compared."
-    few = replace(study, seeds=min(2, study.seeds))
-    return variant_specs(few, PARTS, epochs=study.settings.longer.epochs)
+_ALSO = (BASE, "label smoothing alone", "cross-entropy")  # of PARTS, rows of `length`, too
+
+
+def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a seed
+    """Every part of the loss, after three times the profile's epochs where that is compared;
+    two seeds at most, but for the rows that other questions want, too."""
+    few, epochs = replace(study, seeds=min(2, study.seeds)), study.settings.longer.epochs
+    every = variant_specs(few, PARTS, epochs=epochs)
+    return every | variant_specs(study, {name: PARTS[name] for name in _ALSO}, epochs=epochs)
 
 # %% ../../nbs/beyond/loss_variants.ipynb #a879f198
 def _lines(read):
