@@ -209,7 +209,8 @@ def draw_variants(
     title: str,  # which knees, how thoroughly
 ):
     """Every variant minus the base row, with 95% interval; hollow with a single run, an arrow with
-    its number where it lies far beyond the others, or at an end that does. The shaded side is the better one."""
+    its number where it lies far beyond the others, or at an end that does. The shaded side is the
+    better one."""
     fig, axes = plt.subplots(1, len(JUDGED), figsize=(PAGE, 3.4), sharey=True)
     names = [n for n in table.row.unique() if n != BASE]
     for ax, m in zip(axes, JUDGED):
