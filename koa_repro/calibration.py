@@ -47,7 +47,8 @@ def fit_temperature(
     label: np.ndarray,  # (N,)
     prior: np.ndarray | None = None,  # as in `tempered`
 ) -> float:  # between 0.05 and 20
-    "The temperature with the lowest cross-entropy (Guo et al. 2017)."
+    """The temperature with the lowest cross-entropy (Guo et al. 2017). Raises `ValueError` where
+    labels and rows are not equally many."""
     label = numbers("label", label, 0, np.shape(probability)[1] - 1).astype(int)
     if len(label) != len(probability):
         raise ValueError(f"{len(label)} labels do not fit {len(probability)} rows of probability.")

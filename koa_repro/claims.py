@@ -19,7 +19,8 @@ from .stats import Interval, doubt
 def claim(
     id: str,  # "C01" to "C22"
 ) -> pd.Series:  # section, claim, estimand, margin, holds_when, amended
-    "A claim of the paper with the rule that decides it, from `data_manifests/claims.csv`."
+    """A claim of the paper with the rule that decides it, from `data_manifests/claims.csv`. Raises
+    `ValueError` for an unknown id."""
     table = pd.read_csv(manifests() / "claims.csv", keep_default_na=False).set_index("id")
     if id not in table.index:
         raise ValueError(f"There is no claim {id!r}: choose one of {', '.join(table.index)}.")
@@ -177,7 +178,8 @@ def _widened(family: list) -> list:
 def paper_numbers(
     table: str | None = None,  # "III", "IV", "V", "VI", "VII" or "text"; all where None
 ) -> pd.DataFrame:  # table, row, column, value as printed (percent), unit, section, note
-    "The paper's printed numbers, from `data_manifests/paper_numbers.csv`."
+    """The paper's printed numbers, from `data_manifests/paper_numbers.csv`. Raises `ValueError` for
+    an unknown table."""
     numbers = pd.read_csv(manifests() / "paper_numbers.csv", keep_default_na=False)
     known = list(numbers["table"].unique())
     if table is not None and table not in known:

@@ -213,7 +213,8 @@ def hybrid_loss(
     warmup: int = 0,  # epochs of cross-entropy before
 ) -> HybridLoss:
     """`HybridLoss`, or the variant of it that differs in the cut, the reading, the reduction or the
-    first epochs."""
+    first epochs. Raises `ValueError` for a constant target in a reading in which it has no
+    gradient."""
     changes = []
     for name, value, known in (
         ("order", order, ORDERS),

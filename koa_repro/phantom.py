@@ -71,7 +71,8 @@ def best_accuracy(
     grades: Iterable[int] = (0, 2),  # the grades to be told apart
     given: str = "severity",  # what is known: "severity", or the eight "signs" without error
 ) -> float:  # expected accuracy at the grades' natural frequencies
-    "Bayes accuracy against one reader's grade, E max_k P(k | given) / P(grades), by quadrature."
+    """Bayes accuracy against one reader's grade, E max_k P(k | given) / P(grades), by quadrature.
+    Raises `ValueError` for another `given` or for grades that do not exist."""
     grades = _grades(grades)
     if given not in ("severity", "signs"):
         raise ValueError(f"given is {given!r}: use 'severity' or 'signs'.")
@@ -566,7 +567,8 @@ def readers(
     seed: int = 0,  # of their grades
     grades: Iterable[int] | None = None,  # a forced choice among these grades; None: KL 0 to 4
 ) -> np.ndarray:  # (N, n_readers) int, KL grades
-    "Grades of independent readers, random by P(KL | severity), restricted to `grades`."
+    """Grades of independent readers, random by P(KL | severity), restricted to `grades`. Raises
+    `ValueError` for fewer than one reader, a seed below 0, or grades that do not exist."""
     if not isinstance(n_readers, (int, np.integer)) or n_readers < 1:
         raise ValueError(f"n_readers is {n_readers!r}: ask for one reader or more.")
     if not isinstance(seed, (int, np.integer)) or seed < 0:

@@ -140,13 +140,13 @@ def is_light(network: str) -> bool:
 def label(row: str) -> str:
     "A row's name as it is shown; a network's name in `NETWORKS` is taken for its row's."
     row = NETWORKS[row].row if row in NETWORKS else row
-    if row.startswith("Ours"):  # the paper's name; here "ours" are this project's numbers
-        row = row.replace("Ours", "Siamese-GAP", 1)
-    return row + (" (DRAE-like)" if row.startswith("Nasser") else "")
+    name, more = row.split(",")[0], row.partition(",")[1:]
+    shown = dict(Ours="Siamese-GAP", Nasser="Nasser (DRAE-like)")  # "ours" are our numbers
+    return shown.get(name, name) + "".join(more)
 
 
 def network_of(row: str) -> str:  # name in `NETWORKS`
-    "The network of a row of Table IV or VI."
+    """The network of a row of Table IV or VI. Raises `ValueError` for any other row."""
     if row.startswith("Ours"):
         return "siamese-gap"
     for name, network in NETWORKS.items():
@@ -707,7 +707,8 @@ def reader(
     folder: Path,  # of tables and figures
     counts: Callable[[Path], bool] = Path.exists,  # whether a file is to be read
 ) -> Read:
-    "Reads saved tables of a folder by name."
+    """Reads saved tables of a folder by name. What it returns raises `ValueError` for a table that
+    was changed by hand."""
 
     def read(name):
         file = folder / f"{name}.csv"

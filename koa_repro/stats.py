@@ -419,7 +419,8 @@ def percentile(
     replicates: np.ndarray,  # (n,); NaN, where the metric is undefined, is left out
     level: float = 0.95,  # nominal coverage
 ) -> tuple:  # (low, high); NaN where more than `UNDEFINED` of the replicates are
-    "Replicates of rank k and n + 1 - k, with k = (n + 1)(1 - level)/2 rounded down."
+    """Replicates of rank k and n + 1 - k, with k = (n + 1)(1 - level)/2 rounded down. Raises
+    `ValueError` for a level outside 0 to 1, or too few resamples for it."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}.")
     if (kept := _defined(replicates)) is None:
@@ -557,7 +558,8 @@ def mean_difference(
     level: float = 0.95,  # nominal coverage
     drawn: Draws | None = None,  # resamples to use again
 ) -> Interval:  # in the metric's unit
-    "Mean over the pairs of a - b, all with the same resamples (claim C01: over six placements)."
+    """Mean over the pairs of a - b, all with the same resamples (claim C01: over six placements).
+    Raises `ValueError` where the runs hold other knees or another order."""
     files = [x.file for pair in pairs for x in pair if isinstance(x, Predictions)]
     if any(not np.array_equal(files[0], f) for f in files[1:]):
         raise ValueError(
@@ -580,7 +582,8 @@ def paired_difference(
 def holm(
     p: Sequence[float],  # (m,) p values
 ) -> np.ndarray:  # (m,) adjusted, in the order given
-    "Holm's adjusted p values: the running maximum of (m - k + 1) p_(k), at most 1."
+    """Holm's adjusted p values: the running maximum of (m - k + 1) p_(k), at most 1. Raises
+    `ValueError` for a p value that is not a number."""
     p = np.asarray(p, float)
     if not np.isfinite(p).all():
         raise ValueError(
@@ -601,7 +604,8 @@ def holm_intervals(
     family: int = 0,  # comparisons in all, those not run with p = 1; 0: as many as found
 ) -> dict:  # the same comparisons with level and p adjusted
     """Intervals that exclude 0 exactly where Holm's procedure at 5% rejects; p is adjusted. A
-    comparison of single runs, or one without p, counts with p = 1 and has no adjusted p."""
+    comparison of single runs, or one without p, counts with p = 1 and has no adjusted p. Raises
+    `ValueError` for a family smaller than the comparisons given."""
     size = family or len(found)
     if size < len(found):
         raise ValueError(f"family={family} is smaller than the {len(found)} comparisons given.")
@@ -622,7 +626,8 @@ def net_benefit(
     prevalence: float,  # of the positive class where the network would be used
     threshold: float,  # act from this probability on; above 0 and below 1
 ) -> Callable:  # weights (b, N) -> (b, S); NaN where a class has no knee
-    "Net benefit (Vickers and Elkin 2006) as a function of the knees' weights."
+    """Net benefit (Vickers and Elkin 2006) as a function of the knees' weights. Raises `ValueError`
+    for a threshold or prevalence outside 0 to 1."""
     for name, x in dict(prevalence=prevalence, threshold=threshold).items():
         if not 0 < x < 1:
             raise ValueError(f"{name}={x!r}: a share above 0 and below 1 is wanted.")
@@ -1159,7 +1164,8 @@ def noninferiority(
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
     **kwargs,  # n, level and drawn of `paired_difference`
 ) -> NonInferiority:  # .estimate, .low, .high, .p, .shown
-    "Is a at most the margin less accurate than b? Each end is the outer of bootstrap and Tango."
+    """Is a at most the margin less accurate than b? Each end is the outer of bootstrap and Tango.
+    Raises `ValueError` for a margin outside 0 to 1, or other knees."""
     if not 0 < margin < 1:
         raise ValueError(f"margin={margin!r}: state a share between 0 and 1, such as 0.05.")
     a, b, *_ = _same_knees(a=a, b=b, clusters=clusters)
@@ -1191,7 +1197,8 @@ def mcnemar_power(
     only_a: float,  # share of knees that a alone classifies correctly
     only_b: float,  # share that b alone classifies correctly
 ) -> float:  # probability of p <= 0.05, two-sided
-    "Power of McNemar's exact test at 5%, over every number of discordant knees and their split."
+    """Power of McNemar's exact test at 5%, over every number of discordant knees and their split.
+    Raises `ValueError` for shares that cannot be, or no knee."""
     discordant = only_a + only_b
     if min(only_a, only_b) < 0 or discordant > 1 or knees < 1:
         raise ValueError(
@@ -1216,7 +1223,8 @@ def study_size(
     discordant: float,  # share of knees that only one of the two classifies correctly
     power: float = 0.8,  # probability of detecting it
 ) -> int:  # knees, one a participant
-    "The smallest study from which on McNemar's exact test at 5% has the power."
+    """The smallest study from which on McNemar's exact test at 5% has the power. Raises
+    `ValueError` for a difference of 0 or above the discordant share, or such a power."""
     if not 0 < abs(difference) <= discordant <= 1:
         raise ValueError(
             f"difference={difference!r}, discordant={discordant!r}: the difference cannot be 0, "
@@ -1278,7 +1286,8 @@ def seeds_power(
     difference: float,  # true difference in accuracy, a share
     of: Spreads,
 ) -> float:  # probability that the 95% interval excludes 0
-    "Power of Student's interval: its reach for each seed SD that S seeds may show, averaged."
+    """Power of Student's interval: its reach for each seed SD that S seeds may show, averaged.
+    Raises `ValueError` for fewer than two seeds or one knee, or unknown spreads."""
     if seeds < 2 or knees < 1 or not of.seed + of.knee + of.run > 0:
         raise ValueError(
             f"seeds={seeds!r}, knees={knees!r}, {of}: two seeds, one knee and spreads that are "
@@ -1307,7 +1316,8 @@ def seeds_needed(
     power: float = 0.8,  # probability of seeing it
     most: int = 10_000,  # seeds that are tried
 ) -> float:  # training runs of each side; infinite where `most` are too few on these knees
-    "The smallest number of paired training runs with which a difference would be seen."
+    """The smallest number of paired training runs with which a difference would be seen. Raises
+    `ValueError` for a difference of 0, or a power not between 0.05 and 1."""
     if not difference or not 0.05 < power < 1:
         raise ValueError(
             f"difference={difference!r}, power={power!r}: a difference other than 0, and a power "

@@ -218,7 +218,8 @@ def study_knees(
     grades: Sequence[int] = (0, 2),
     split: str = "official",
 ) -> KneeSet:
-    "The knees of a study, read once and kept."
+    """The knees of a study, read once and kept. Raises `FileNotFoundError` for a study without
+    pictures."""
     if split in OWN_SPLITS:
         part = OWN_SPLITS[split]((whole := study_knees(study, grades)).frame())
         return replace(whole.select(part != ""), split=part[part != ""])

@@ -84,7 +84,8 @@ class KeepsConfidence(nn.Module):
     def observe_validation(self, logits: Tensor, labels: Tensor, validate: bool = True):
         """Set c_k (eq. 6) from the logits (N, K) of all validation samples and their labels (N,).
         A class without samples keeps its value. Within `validation()`, one batch of many.
-        `validate=False` leaves out the look at the values (on a GPU, a wait)."""
+        `validate=False` leaves out the look at the values (on a GPU, a wait). Raises `ValueError`
+        for an empty batch or, where it validates, logits that are no numbers."""
         self.check_columns(logits)
         c = confidence(logits, labels, validate)
         if len(logits) == 0:
@@ -111,7 +112,8 @@ class KeepsConfidence(nn.Module):
     def validation(self):
         """`with loss.validation() as observe:` and inside it `observe(logits, labels)` for every
         batch: c_k is then the mean over all of them. After an error it is what it was.
-        Gradients are off inside. Put the network in evaluation mode yourself."""
+        Gradients are off inside. Put the network in evaluation mode yourself. Raises `ValueError`
+        at its end where no batch was shown."""
         before, self._batches = self._batches, []
         try:
             with torch.no_grad():

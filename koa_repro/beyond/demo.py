@@ -73,8 +73,8 @@ def draw_learning(
     left.legend(loc="lower right")
     h = runs["hybrid"].history
     for k, (grade, mark) in enumerate(zip(runs["hybrid"].spec.grades, "o^sDv")):
-        c = h[f"target_{k}"].shift(-1)  # a row names the values with which its epoch began
-        right.plot(h.epoch, c, f"{mark}-", ms=4, color=COLORS[f"KL{grade}"], label=f"KL-{grade}")
+        style = dict(ms=4, color=COLORS[f"KL{grade}"], label=f"KL-{grade}")
+        right.plot(h.epoch, h[f"val_c_{k}"], f"{mark}-", **style)
     right.axhspan(0, 1 / len(runs["hybrid"].spec.grades), color="0.9", zorder=0)
     right.set(xlabel="epoch", ylabel="c_k, hybrid loss", ylim=(0.3, 1))
     right.legend(loc="lower right")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'VARIANTS_OF_LOSS', 'JUDGED', 'WIDE', 'PARTS', 'Variant', 'show_asked', 'pushes', 'variant_specs',
-           'variant_table', 'show_variants', 'draw_variants', 'part_specs']
+           'variant_table', 'show_variants', 'draw_variants', 'part_specs', 'variant_sentences']
 
 # %% ../../nbs/beyond/loss_variants.ipynb #c4f30004
 from collections.abc import Mapping, Sequence
@@ -283,7 +283,7 @@ PARTS = {
         dict(weights=(0.4, 0.5, 0.5)),
     ),
     "c_k = 0.85": Variant(
-        "M's target is a constant from the first step on, about what Section IV-C observes.",
+        "M's target is a constant from the first step on, about what Section IV-C supposes.",
         dict(target=0.85),
     ),
     "guard at 0.6": Variant(
@@ -318,13 +318,34 @@ def part_specs(study: Study) -> dict[str, list[RunSpec]]:  # row -> one spec a s
     return every | variant_specs(study, {name: PARTS[name] for name in _ALSO}, epochs=epochs)
 
 # %% ../../nbs/beyond/loss_variants.ipynb #a879f198
+def variant_sentences(
+    table: pd.DataFrame,  # from `variant_table`, of one kind of weights
+) -> list[str]:
+    "Which rows differ from the base row in accuracy, and which cannot be judged."
+    own = table[(table.measure == "accuracy") & (table.row != BASE)].set_index("row")
+    apart = [
+        f"{name} {interval_text(r, 'minus_base', 100, 1, '+')}"
+        for name, r in own[own.p_holm < 0.05].iterrows()
+    ]
+    one, none = (own.index[own.shared == runs] for runs in (1, 0))
+    several = own.index[(own.shared > 1) & ~(own.p_holm < 0.05)]
+    return [
+        f"Differs from the base row in accuracy (points, Holm): {'; '.join(apart) or 'none'}.",
+        f"Several runs, and no difference shown: {'; '.join(several) or 'none'}.",
+        f"One run, so no conclusion: {'; '.join(one) or 'none'}.",
+        f"Not run: {'; '.join(none) or 'none'}.",
+    ]
+
+
 def _lines(read):
     told = "measure == 'accuracy' and weights == 'reported' and shared > 0"
     runs = lambda r: f"{r.shared} of {r.runs_wanted}"
-    lines, longer = [], "Hybrid loss after three times the epochs"
-    for table, loss in (("forks", "Hybrid loss"), ("forks_parts", longer)):
-        name = lambda r, loss=loss: f"{loss}, {r['row']} - as we read it"
-        lines += interval_lines(read(table), name, runs, told, "minus_base", scale=100)
+    lines, longer = [], ", after three times the epochs"
+    for table, when in (("forks", ""), ("forks_parts", longer)):
+        name = lambda r, when=when: (
+            f"Accuracy (points){when}, {r['row']} minus the loss as we read it"
+        )
+        lines += interval_lines(read(table), name, runs, told, "minus_base", scale=100, sign="+")
     return lines
 
 

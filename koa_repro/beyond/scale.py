@@ -8,6 +8,7 @@ __all__ = ['GPU_SECONDS', 'WORKERS', 'CORES', 'GPUS', 'measured', 'source', 'run
 
 # %% ../../nbs/beyond/scale.ipynb #sca00011
 import math
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,10 +16,11 @@ import pandas as pd
 
 from ..paths import manifests
 from ..plotting import COLORS, PAGE
-from ..results import Entry, Line, entries, register
+from ..results import TASKS, Entry, Line, entries, register
+from ..specs import RunSpec
 from ..study import Study, study_frame
 
-GPU_SECONDS = (1, 5)  # assumed, not measured: an epoch on a GPU
+GPU_SECONDS = (1, 5)  # assumed, not measured: an epoch of two grades on a GPU
 WORKERS = (1, 8, 32)
 CORES, GPUS = "cores, extrapolated", "GPUs, assumed"
 
@@ -54,35 +56,41 @@ def days(
     return math.ceil(runs / workers) * seconds / 86_400
 
 
-def wanted(study: Study) -> int:
-    "How many different runs all tables and figures ask for."
-    return len({s.id for e in entries() for row in e.specs(study).values() for s in row})
+def wanted(study: Study) -> list[RunSpec]:
+    "The different runs that all tables and figures ask for."
+    asked = (s for e in entries() for row in e.specs(study).values() for s in row)
+    return list({s.id: s for s in asked}.values())
 
 
-def oversampled(study: Study) -> int:
+def oversampled(study: Study, grades: Sequence[int] = (0, 2)) -> int:
     "Knees that an epoch shows: every grade filled up to the largest one's count."
-    train = study_frame(study).query("split == 'train'")
+    train = study_frame(study, grades).query("split == 'train'")
     return int(train.kl.value_counts().max() * train.kl.nunique())
 
 # %% ../../nbs/beyond/scale.ipynb #sca00013
 def cost_table(study: Study) -> pd.DataFrame:  # one row a profile, a number of seeds and a place
-    "What all runs cost, by the profile's length and pixels, and the number of seeds."
-    m, knees, rows = measured(), oversampled(study), []
+    "What all runs cost, each by its own epochs, pixels and grades; `minutes_a_run` is their mean."
+    m = measured().groupby("pixels")[["rest", "knee_seconds"]].median()
+    knees, rows = {g: oversampled(study, g) for g in TASKS.values()}, []
+
+    def seconds_of(recipe, grades):
+        at = m.loc[recipe.pixels]
+        return run_seconds(at.rest, recipe.epochs, knees[tuple(grades)], at.knee_seconds)
+
     for name, seeds in (("preview", 3), ("long", 3), ("fast", 1), ("fast", 3), ("paper", 3)):
         asked = Study(name, study.data, seeds, study.store, study.out)
         recipe, runs = asked.settings.recipe, wanted(asked)
-        part = m[m.pixels == recipe.pixels]
-        seconds = run_seconds(part.rest.median(), recipe.epochs, knees, part.knee_seconds.median())
-        facts = dict(profile=name, seeds=seeds, runs=runs)
-        for workers in WORKERS:
-            place = dict(place=CORES, workers=workers, minutes_a_run=seconds / 60)
-            rows.append(facts | place | dict(days=days(runs, workers, seconds)))
-        if not asked.settings.verdict:  # a profile for a CPU
-            continue
-        for minutes in (recipe.epochs * s / 60 for s in GPU_SECONDS):
-            for workers in WORKERS:
-                place = dict(place=GPUS, workers=workers, minutes_a_run=minutes)
-                rows.append(facts | place | dict(days=days(runs, workers, 60 * minutes)))
+        mean = np.mean([seconds_of(s.recipe, s.grades) for s in runs])
+        places = [(CORES, mean)]
+        if asked.settings.verdict:  # a profile for a GPU; its epochs are those of two grades
+            longer = mean / seconds_of(recipe, (0, 2))
+            places += [(GPUS, longer * recipe.epochs * s) for s in GPU_SECONDS]
+        rows += [
+            dict(profile=name, seeds=seeds, runs=len(runs), place=place, workers=workers)
+            | dict(minutes_a_run=seconds / 60, days=days(len(runs), workers, seconds))
+            for place, seconds in places
+            for workers in WORKERS
+        ]
     return pd.DataFrame(rows)
 
 
@@ -130,13 +138,14 @@ def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
         own = part[part.place == CORES].set_index("workers")
         lines.append(
             f"- **`{name}`, {seeds} seed{'s' * (seeds > 1)}:** {own.runs.iloc[0]:,} runs of "
-            f"{own.minutes_a_run.iloc[0]:,.0f} minutes on a core: {_long(own.days[1])} on one "
-            f"core, {_long(own.days[8])} on eight, {_long(own.days[32])} as an array of 32 jobs."
+            f"{own.minutes_a_run.iloc[0]:,.0f} minutes on average on a core: {_long(own.days[1])} "
+            f"on one core, {_long(own.days[8])} on eight, {_long(own.days[32])} as an array of 32 "
+            "jobs."
         )
     last = costs[costs.place == GPUS].query("profile == 'paper' and workers in (1, 8)")
     told = "; ".join(
         f"{r.runs:,} runs of `{r.profile}` take {_long(r.days)} on {r.workers} "
-        f"GPU{'s' * (r.workers > 1)} if one takes {r.minutes_a_run:.0f} minutes"
+        f"GPU{'s' * (r.workers > 1)} if one takes {r.minutes_a_run:.0f} minutes on average"
         for r in last.itertuples()
     )
     lines.append(f"- **On GPUs, assumed and not measured:** {told}.")

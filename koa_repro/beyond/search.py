@@ -671,16 +671,18 @@ def _lines(read):
     length = lambda r: f"{r.epochs:.0f} epochs at {r.pixels:.0f} pixels"
     return interval_lines(
         read("search_partition"),
-        lambda r: "Partition that follows the confidence - 7:2:1",
+        lambda r: "Accuracy (points), partition that follows the confidence minus 7:2:1",
         lambda r: f"{r.pairs:.0f}",
         "partition == 'adaptive' and pairs > 0",
         "difference",
+        sign="+",
     ) + interval_lines(
         read("search_gain"),
-        lambda r: f"The search's choice - the paper's setting, {length(r)}",
+        lambda r: f"Accuracy (points), the search's choice minus the paper's setting, {length(r)}",
         lambda r: f"{r.seeds:.0f}",
         "seeds > 0",
         "difference",
+        sign="+",
     )
 
 

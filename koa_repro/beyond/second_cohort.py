@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import sklearn  # its parts load when they are first used: they are slow
 
-from ..calibration import measure_interval
+from ..evaluate import intervals
 from ..grader import own_answers, own_card, read_by
 from ..paths import manifests
 from ..plotting import COLORS, PAGE
@@ -70,9 +70,9 @@ def cohort_table(films: pd.DataFrame) -> pd.DataFrame:  # one row a group of kne
     runs |= {name: as_predictions(films[g]) for name, g in groups(films).items()}
     rows = []
     for name, p in runs.items():
+        of = intervals(p)
         for measure, words in MEASURES.items():
-            i = measure_interval(p, measure)
-            found = dict(estimate=i.estimate, low=i.low, high=i.high)
+            found = {end: getattr(of[measure], end) for end in ("estimate", "low", "high")}
             rows.append(dict(knees_of=name, knees=len(p.file), measure=words) | found)
     return pd.DataFrame(rows)
 

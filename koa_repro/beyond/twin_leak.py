@@ -477,8 +477,8 @@ def paper_less_leak(
 # %% ../../nbs/beyond/twin_leak.ipynb #e0ad7e5c
 def _lines(read):
     asked = "group == 'all test knees' and measure == 'accuracy' and weights == 'reported'"
-    name = lambda r: "A participant's other knee in training - not"
-    return interval_lines(read("split_worth"), name, runs_of, asked, "difference")
+    name = lambda r: "Accuracy (points), a person's other knee in training minus not in training"
+    return interval_lines(read("split_worth"), name, runs_of, asked, "difference", sign="+")
 
 
 register(Entry("twin_leak", "What the other knee gives away", 101, crossover_specs, _lines))

@@ -193,10 +193,12 @@ def cam_claims(apart: Found, study: Study) -> pd.DataFrame:  # id, claim, holds_
     found = holm_intervals(_main(apart), six)
     says = f"{len(found)} of {six} run"
     if found:
-        least = min(found, key=lambda row: found[row].low)
-        says += f", {len(lone(found))} of them with one run in both"
-        says += f"; {sum(i.low > 0 for i in found.values())} lower ends above 0"
-        says += f"; the least {found[least].low:+.2f} ({label(least)})"
+        several = {row: i for row, i in found.items() if row not in lone(found)}
+        says += f", {len(lone(found))} of them with one run in both, no conclusion"
+        says += f"; of the others {sum(i.low > 0 for i in several.values())} lower ends above 0"
+        if several:
+            least = min(several, key=lambda row: several[row].low)
+            says += f", the least {several[least].low:+.2f} ({label(least)})"
     return pd.DataFrame([claim_line("C07", says, found, study, whole=len(found) == six)])
 
 

@@ -396,23 +396,25 @@ def short(claims: pd.DataFrame) -> pd.DataFrame:  # id, claim, ours, verdict
 
 # %% ../../nbs/paper/fig5.ipynb #1d517682
 def _lines(read):
+    shown = {**LOSS_NAMES, **{r: CONFIDENCE_ROWS[r] for r in ("temperature", "smoothing")}}
     told = dict(
+        overconfidence="mean probability of the called grade minus accuracy, points",
         ece="calibration error x 100",
         brier="Brier score x 100",
         own_above="share of confidences above 0.95, %",
     )
     return [
         line(
-            f"Fig. 5, {LOSS_NAMES[r.row]}, {name}",
+            f"Fig. 5, {shown[r.row]}, {name}",
             np.nan,
-            interval_text(r, scale=100),
+            interval_text(r, scale=100, sign="+" * (m == "overconfidence")),
             runs_of(r),
             found.study,
         )
         for found in map(read, ("fig5_confidence", "fig5_longer"))
         for m, name in told.items()
         for r in found.rows("correction == 'raw' and runs_done > 0")
-        if r.measure == m and r.row in LOSS_NAMES
+        if r.measure == m and r.row in shown
     ]
 
 

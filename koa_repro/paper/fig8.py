@@ -270,9 +270,9 @@ def _auc_claim(
     rivals = list(filter(_is_rival, rows))
     for r in (r for r in rivals if r in differences):
         parts.append(decide(differences[r], "above"))
-        words.append(
-            f"minus {label(r)}: {interval_text(differences[r].row(), digits=3, sign='+')} (Holm)"
-        )
+        how = "Holm" if differences[r].seeds > 1 else "one run of each, no conclusion"
+        text = interval_text(differences[r].row(), digits=3, sign="+")
+        words.append(f"minus {label(r)}: {text} ({how})")
     if absent := [r for r in rivals if r not in differences]:
         parts.append("not decided")
         names = ", ".join(map(label, absent))

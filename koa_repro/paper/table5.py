@@ -325,7 +325,8 @@ def _specs(study):
 
 def _lines(read):
     def tell(r):
-        runs = f"{r.triples_done} of {r.triples_wanted} weightings, {r.seeds} seeds"
+        seeds = f"{r.seeds} seed{'s' * (r.seeds != 1)}"
+        runs = f"{r.triples_done} of {r.triples_wanted} weightings, {seeds}"
         return r.paper, _ours(r), runs
 
     name = lambda r: f"{r['row']}, weights {r.triple}" if r.seeds else r["row"]

@@ -204,8 +204,8 @@ def _lines(read):
     made = [
         line(
             f"Table VI, {told(r['row'])}, {name}",
-            r[f"paper_{part}"],
-            interval_text(r, part),
+            float("nan") if r["row"] == ATTENTION else r[f"paper_{part}"],
+            interval_text(r, part, sign="+" * (runs == "runs_done")),
             f"{r[runs]} of {r.runs_wanted}",
             found.study,
         )

@@ -202,16 +202,24 @@ def compared(h: Headline) -> str:
 
 def _how_sure(read: Read, link: str) -> str:  # empty where either loss was not run
     "How much surer than right each loss leaves the network, after longer training."
-    saved = read("fig5_longer")
-    rows = "correction == 'raw' and measure == 'overconfidence' and runs_done > 0"
-    told = {r.row: interval_text(r, scale=100, digits=1, sign="+") for r in saved.rows(rows)}
+    saved, form = read("fig5_longer"), dict(scale=100, digits=1, sign="+")
+    rows = "correction == 'raw' and runs_done > 0 and measure == "
+    told = {r.row: interval_text(r, **form) for r in saved.rows(f"{rows}'overconfidence'")}
     if not {"ce", "hybrid"} <= set(told):
         return ""
-    return (
-        f"- **Mean confidence minus accuracy, after {training(saved.study)} (points)**: "
-        f"cross-entropy {told['ce']}, hybrid loss {told['hybrid']} "
-        f"([fig5]({link})). This decides no claim."
+    said = (
+        f"- **Mean probability of the grade that is called, minus accuracy, after "
+        f"{training(saved.study)} (points)**: cross-entropy {told['ce']}, hybrid loss "
+        f"{told['hybrid']} ([fig5]({link}))."
     )
+    brier = {r.row: interval_text(r, "minus_hybrid", **form) for r in saved.rows(f"{rows}'brier'")}
+    if "temperature" in told:  # what a single number does that needs no new training
+        said += (
+            f" One temperature, fitted on validation knees, takes cross-entropy to "
+            f"{told['temperature']}; its Brier score x 100 minus the hybrid loss's is "
+            f"{brier['temperature']}."
+        )
+    return f"{said} This decides no claim."
 
 
 def _several_seeds(read: Read, link: str) -> str:  # empty where no length has several seeds of both
@@ -317,12 +325,13 @@ def _machines(folder: Path, tables: Iterable[str]) -> str:
 
 
 _INTRODUCTION = """# Results\n
-Every row of every table and figure: the paper's number beside ours. Made by `make readme` from
-`figures/`, where each table says what made it. Accuracies, sensitivities and specificities are in
-percent, their differences in points. *runs*: finished, of how many the table asks for. A row
-without a run says "not run". With one run the interval ignores seed variability; we draw no
-conclusion from it. SYNTHETIC knees and SIMULATED readers say nothing about the paper.\n
-*how* names the profile with which a row's networks were trained:\n"""
+The paper's numbers beside ours, for every table and figure; what else was measured stands in
+`figures/`, from which `make readme` makes this page. Each table there says what made it.
+Accuracies, sensitivities and specificities are in percent, their differences in points. *runs*:
+finished, of how many the table asks for. A row without a run says "not run". With one run the
+interval ignores seed variability; we draw no conclusion from it. SYNTHETIC knees and SIMULATED readers say nothing about the paper.\n
+*how* names the profile with which a row's networks were trained; a number of epochs in the row
+itself stands for the profile's own:\n"""
 
 
 def other_code(folder: Path) -> list[str]:

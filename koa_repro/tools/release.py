@@ -24,6 +24,7 @@ from PIL import Image
 from ..calibration import fit_temperature, measure_interval, tempered
 from ..data import KneeSet, load_knees
 from ..duplicates import copies, displacement, texture
+from ..evaluate import intervals
 from ..grader import WEIGHTS, Grader, answers_of, load_grader, load_network, save_network
 from ..patches import patch_scale
 from ..paths import digest, manifests, write_whole
@@ -141,8 +142,9 @@ def _measures(frame, card, splits) -> list[dict]:
     rows = []
     for split in splits:
         p = answers_of(frame, card, split)
+        found = intervals(p)
         for metric, name in _MEASURES.items():
-            i, (unit, digits) = measure_interval(p, metric), (100, 1) if "%" in name else (1, 3)
+            i, (unit, digits) = found[metric], (100, 1) if "%" in name else (1, 3)
             ends = dict(value=unit * i.estimate, low=unit * i.low, high=unit * i.high)
             text = interval_text(ends, "value", digits=digits)
             rows.append(dict(split=split, metric=name, knees=len(p.file), **ends, text=text))
@@ -241,9 +243,9 @@ Severity Grading Dataset*, Mendeley Data v1, doi 10.17632/56rmx5bjcr.1, CC BY 4.
 the Osteoarthritis Initiative (United States, ages 45 to 79, standing PA films). Participants of
 validation and test are others.
 
-**Recipe.** Hybrid loss, {epochs} one-cycle epochs, batches of {batch}, patches of {pixels} x
-{pixels} pixels, rotation to {rotation:g} degrees, brightness {brightness}, gamma {gamma}, cuts
-moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
+**Recipe.** Hybrid loss, {epochs} one-cycle epochs, learning rate {rate:g} at its peak, batches of
+{batch}, patches of {pixels} x {pixels} pixels, rotation to {rotation:g} degrees, brightness
+{brightness}, gamma {gamma}, cuts moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
 knees, {compared}, among: {candidates}. Training accuracy at the end: {fit}.{before}
 
 **Reading.** {reading}
@@ -281,11 +283,11 @@ def card_page(card: dict) -> str:  # Markdown
     shown |= {k: " to ".join(f"{x:g}" for x in shown[k]) for k in ("brightness", "gamma")}
     before = ""
     if card["recipe"].get("start"):
+        first = candidate_spec("narrow augmentation", card["seeds"][0]).recipe
         before = (
             "\nThis is the second part of a training: it began with the networks in\n"
-            "`data_manifests/weights/starts`, after "
-            f"{CANDIDATES['narrow augmentation'][2]['epochs']} epochs of the same recipe with cuts "
-            "as published."
+            f"`data_manifests/weights/starts`, after {first.epochs} epochs with a learning rate of "
+            f"{first.rate:g} at its peak and cuts as published, else alike."
         )
     fit = ", ".join(f"{100 * x:.1f}%" for x in card["training_accuracy"])
     tried = [f"{_value(t, 'brier'):.4f} at {_listed(t['zooms'])}" for t in card["tried"]]
