@@ -276,7 +276,7 @@ def _report(listing: Listing, frame, names) -> Report:
     shown = files.drop(columns=["bytes", "pixels", "small", "letters", "wrong", "side_inside"])
     shown = pd.concat([shown, more], ignore_index=True) if len(more) else shown
     report = Report(listing.layout, shown[_COLUMNS].reset_index(drop=True), pairs)
-    report.findings = _findings(listing, frame, files, pairs, left)
+    report.findings = _findings(listing, frame, pairs, left)
     report.sheet = _sheet(frame, files, pairs)
     at = lambda column: pairs[column].map(dict(enumerate(files.file)))
     report.pairs = pairs.assign(first=at("first"), second=at("second"))
@@ -287,7 +287,7 @@ def _plural(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
-def _findings(listing, frame, files, pairs, left) -> list[tuple[bool, str]]:
+def _findings(listing, frame, pairs, left) -> list[tuple[bool, str]]:
     "What there is to say, in sentences; those that are grave first."
     said = []
     if len(listing.sets) > 1:

@@ -72,7 +72,6 @@ def _in_a_word(place, places) -> bool:
 
 def _marks(film: np.ndarray):
     "Bright marks of a letter's size: their slices, and their brightness from 0 to 1."
-    height, width = film.shape
     narrow = max(9, round(min(film.shape) / 40) | 1)
     top = ndimage.white_tophat(film, narrow)
     high = ndimage.maximum_filter(top, narrow + 2)
@@ -81,7 +80,7 @@ def _marks(film: np.ndarray):
     places = ndimage.find_objects(label)
     for i, place in enumerate(places, 1):
         rows, columns = (s.stop - s.start for s in place)
-        if 9 <= rows <= height / 8 and 0.35 < columns / rows < 1.2:
+        if 9 <= rows <= len(film) / 8 and 0.35 < columns / rows < 1.2:
             mark = label[place] == i
             if 0.15 < mark.mean() < 0.8 and not _in_a_word(place, places):
                 level = top[place] / np.percentile(top[place][mark], 80)

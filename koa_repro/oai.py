@@ -161,7 +161,7 @@ def _one_a_knee(rows, projects, unused) -> pd.DataFrame:
 
 # %% ../nbs/library/oai.ipynb #54550095
 def _pictures(images: Path, unused) -> list[PurePosixPath]:
-    files, left, faults = walk(images)
+    files, _, faults = walk(images)
     told = dict(unlisted="folder that cannot be listed", irregular="no regular file")
     for kind, what in told.items():
         if n := len(faults.get(kind, [])):

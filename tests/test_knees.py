@@ -27,7 +27,7 @@ from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, cut_patches
 from koa_repro.paths import digest, manifests
 from koa_repro.privacy import published_knees
 from koa_repro.radiographs import UnreadableRadiograph, polarity, read_radiograph
-from koa_repro.splits import RATIO
+from koa_repro.splits import SPLIT_RATIO
 
 NAMES = [
     f"{split}/{grade}/p{i}{side}.png"
@@ -471,7 +471,7 @@ def test_splits(grades, seed, random):
             else pd.Series(kl).groupby(who).apply(lambda g: str(sorted(g))).values
         )
         counts = pd.crosstab(strata, counted.values).reindex(columns=SPLITS, fill_value=0)
-        quota = counts.sum(axis=1).values[:, None] * np.array(RATIO) / sum(RATIO)
+        quota = counts.sum(axis=1).values[:, None] * np.array(SPLIT_RATIO) / sum(SPLIT_RATIO)
         assert (
             np.abs(counts.values - quota) < 1 + 1e-9
         ).all() and counts.values.sum() == units  # each group to the nearest whole unit

@@ -45,7 +45,6 @@ class Variant:
     loss: dict = field(default_factory=dict)  # options of `hybrid_loss`
     recipe: dict = field(default_factory=dict)  # fields of `Recipe`
     options: dict = field(default_factory=dict)  # of the network
-    changes: int = 1  # how many things it changes
     base: str = "hybrid"  # the loss that it changes
 
 
@@ -62,7 +61,6 @@ VARIANTS_OF_LOSS = {
     "one-hot print, to the letter": Variant(
         "The one-hot print with its sums: every push grows by the size of the batch, as in 'sum'.",
         dict(reading="printed-onehot", reduction="sum"),
-        changes=2,
     ),
     "masked print": Variant(
         "A correctly classified knee is pushed as in the one-hot print; any other counts eps/2 "
@@ -276,7 +274,6 @@ PARTS = {
     "M like H": Variant(
         "M is held back like H, with the mean of their weights; no knee is pulled to c_k.",
         dict(ratio=(9, 0, 1), weights=(3.8 / 9, 0.5, 0.1)),
-        changes=2,
     ),
     "L as heavy as M": Variant(
         "The knees of low confidence are pushed five times as hard.",

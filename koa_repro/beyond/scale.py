@@ -130,7 +130,7 @@ def draw_scale(study: Study) -> plt.Figure:
     return fig
 
 
-def answer_scale(study: Study, costs: pd.DataFrame) -> str:  # Markdown
+def answer_scale(costs: pd.DataFrame) -> str:  # Markdown
     "In words."
     lines, m = [], measured()
     for name, seeds in costs[["profile", "seeds"]].drop_duplicates().itertuples(index=False):

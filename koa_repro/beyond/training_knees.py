@@ -25,14 +25,14 @@ from koa_repro.results import (
 )
 from ..runs import Run, RunSpec, references
 from ..specs import kind_of
-from ..splits import RATIO, assign_splits
+from ..splits import SPLIT_RATIO, assign_splits
 from ..stats import binary_metrics
 from ..study import OWN_SPLITS, Study, study_spec
 
 # %% ../../nbs/beyond/training_knees.ipynb #04a293b9
 def resampled_interval(
     differences: Sequence[float],  # (K,) one a split
-    ratio: float = RATIO[2] / RATIO[0],  # test knees for each training knee
+    ratio: float = SPLIT_RATIO[2] / SPLIT_RATIO[0],  # test knees for each training knee
     level: float = 0.95,
 ) -> tuple[float, float, float]:  # mean, low, high, in the differences' unit
     """Corrected resampled t interval of Nadeau and Bengio.

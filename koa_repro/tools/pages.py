@@ -329,7 +329,8 @@ The paper's numbers beside ours, for every table and figure; what else was measu
 `figures/`, from which `make readme` makes this page. Each table there says what made it.
 Accuracies, sensitivities and specificities are in percent, their differences in points. *runs*:
 finished, of how many the table asks for. A row without a run says "not run". With one run the
-interval ignores seed variability; we draw no conclusion from it. SYNTHETIC knees and SIMULATED readers say nothing about the paper.\n
+interval ignores seed variability; we draw no conclusion from it. SYNTHETIC knees and SIMULATED
+readers say nothing about the paper.\n
 *how* names the profile with which a row's networks were trained; a number of epochs in the row
 itself stands for the profile's own:\n"""
 

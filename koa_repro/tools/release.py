@@ -245,8 +245,9 @@ validation and test are others.
 
 **Recipe.** Hybrid loss, {epochs} one-cycle epochs, learning rate {rate:g} at its peak, batches of
 {batch}, patches of {pixels} x {pixels} pixels, rotation to {rotation:g} degrees, brightness
-{brightness}, gamma {gamma}, cuts moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}. Chosen by Brier score on validation
-knees, {compared}, among: {candidates}. Training accuracy at the end: {fit}.{before}
+{brightness}, gamma {gamma}, cuts moved by up to {shift:g} pixels and scaled by up to {zoom:.0%}.
+Chosen by Brier score on validation knees, {compared}, among: {candidates}. Training accuracy at the
+end: {fit}.{before}
 
 **Reading.** {reading}
 

@@ -334,7 +334,7 @@ def write_report(done: Sequence[Done], study: Study) -> Path:  # the page to ope
         titles = "Everything, on SYNTHETIC knees", titles[1]
     for title, part in zip(titles, parts):
         if part:
-            body += [f"<h2>{title}</h2>", *(_article(d, study, read) for d in part)]
+            body += [f"<h2>{title}</h2>", *(_article(d, read) for d in part)]
     page = folder / "index.html"
     page.write_text(PAGE.format(body="".join(body)), encoding="utf-8")
     return page
@@ -380,7 +380,7 @@ def write_docs() -> Path:  # the first page
     return target / "index.html"
 
 
-def _article(d: Done, study: Study, read) -> str:
+def _article(d: Done, read) -> str:
     "An entry's question, its figures and its rows."
     title, question = map(html.escape, title_of(repository() / d.entry.notebook))
     heading = f'<a href="{d.entry.name}.html">{title}</a>' if d.copy else f"{title}: failed"
