@@ -212,12 +212,11 @@ def _how_sure(read: Read, link: str) -> str:  # empty where either loss was not 
         f"{training(saved.study)} (points)**: cross-entropy {told['ce']}, hybrid loss "
         f"{told['hybrid']} ([fig5]({link}))."
     )
-    brier = {r.row: interval_text(r, "minus_hybrid", **form) for r in saved.rows(f"{rows}'brier'")}
-    if "temperature" in told:  # what a single number does that needs no new training
+    for r in saved.rows(f"{rows}'brier' and row == 'temperature'"):  # a number, no new training
+        brier = interval_text(r, "minus_hybrid", **form)
         said += (
             f" One temperature, fitted on validation knees, takes cross-entropy to "
-            f"{told['temperature']}; its Brier score x 100 minus the hybrid loss's is "
-            f"{brier['temperature']}."
+            f"{told['temperature']}; its Brier score x 100 minus the hybrid loss's is {brier}."
         )
     return f"{said} This decides no claim."
 
