@@ -536,7 +536,7 @@ def test_rates_and_pairs_against_scikit_learn(drawn):
         *("Model", "Siamese-GAP", "Rad 1", "Rad 2", "Rad 3", "r0", "r1")
     ]
     assert shown["McNemar p"].iloc[2] == "0.53"
-    together = R.panel_table(s).set_index(["measure", "among"])
+    together = C.panel_table(s, R.MODEL).set_index(["measure", "among"])
     ordered = "Krippendorff's alpha, ordered grades" in together.index.get_level_values(0)
     assert ordered == (len(np.unique(s.panel.reads.grade)) > 2)  # of two it is the nominal one
     assert (
@@ -612,6 +612,7 @@ def test_networks_are_paired_by_seed(drawn):
         right[0][1] - right[1][2],
         right[0][2] - right[1][1],
     ]  # seeds 1 and 2, whatever their places
+    assert C.pair_table([of((0, 1, 2), (4, 2, 1))]).seed.tolist() == [1, 2]
     assert of((0, 1, 2), (3, 4, 5)) is None
     with pytest.raises(ValueError, match="has 3 runs, but 2 seeds"):
         of((0, 1), (0, 1, 2))
@@ -730,7 +731,7 @@ def test_a_reader_who_always_says_0(drawn):
     assert np.isnan(table.positive["r0", 10]) and table.negative["r0", 10] == pytest.approx(
         90
     )  # says nothing: the prevalence is left
-    assert R.panel_table(s).estimate.isna().any() and len(R.alike_table(s, swaps=5)) == 3
+    assert C.panel_table(s, R.MODEL).estimate.isna().any() and len(C.alike_table(s, swaps=5)) == 3
     pairs = [pair(s, R.MODEL, "r0"), pair(s, R.MODEL, "r1"), pair(s, "r0", "r1")]
     shown = R.show_pairs(C.pair_table(pairs)).kappa.tolist()
     assert all(k.startswith("0.00 [-0.0") for k in shown[:2]) and shown[2] == "undefined"
@@ -752,8 +753,8 @@ def test_one_knee_in_all(drawn, study):
     assert (
         C.pair_table(pairs).both_right.empty
         and C.predictive_table(s).prevalence.empty
-        and R.alike_table(s).empty
-        and R.panel_table(s).empty
+        and C.alike_table(s).empty
+        and C.panel_table(s, R.MODEL).empty
     )
     assert R.reader_claims(study, s, pairs).verdict[:2].tolist() == ["not decided"] * 2
 
@@ -766,7 +767,7 @@ def test_confidence_of_readers(drawn):
     grades, sure = np.stack([kl, 2 - kl, kl], 1).astype(float), np.full((300, 3), np.nan)
     sure[:, 1], sure[0, 2] = 0.8, 0.6
     grades[5] = np.nan
-    c = R.label_confidence(compare(drawn, {}, panel_of(drawn, grades, sure)))[0]
+    c = C.label_confidence(compare(drawn, {}, panel_of(drawn, grades, sure)))[0]
     assert (
         c[1] == pytest.approx((1 + 0.2 + 1) / 3)
         and c[0] == pytest.approx((1 + 0.2 + 0.6) / 3)
@@ -778,7 +779,7 @@ def test_alike_and_unlike(drawn):
     n = network(drawn, R.MODEL)
     c = C.on_knees(n, drawn).confidence[0]
     grade = np.where(c >= 0.5, drawn.kl, 2 - drawn.kl)[:, None]
-    twin = R.alike_table(
+    twin = C.alike_table(
         compare(drawn, {R.MODEL: n}, panel_of(drawn, grade, np.maximum(c, 1 - c)[:, None])),
         swaps=20,
     )
@@ -791,7 +792,7 @@ def test_alike_and_unlike(drawn):
     d = np.empty(300)
     d[np.concatenate([np.flatnonzero(drawn.kl == g) for g in (0, 2)])] = c[mixed]
     grade = np.where(d >= 0.5, drawn.kl, 2 - drawn.kl)[:, None]
-    other = R.alike_table(
+    other = C.alike_table(
         compare(drawn, {R.MODEL: n}, panel_of(drawn, grade, np.maximum(d, 1 - d)[:, None])),
         swaps=20,
     ).set_index("knees")
@@ -806,7 +807,7 @@ def test_chance_swaps_participants_and_knows_every_training(drawn):
         C.on_knees(network(drawn, R.MODEL), drawn),
     )
     lines = lambda run, person: (
-        R.alike_table(
+        C.alike_table(
             compare(
                 drawn.assign(participant=person),
                 {R.MODEL: run},
@@ -843,7 +844,7 @@ def test_the_picture_says_what_it_is(drawn):
     fig.canvas.draw()
     texts = [t.get_text() for ax in fig.axes for t in ax.texts]
     assert "SIMULATED" in fig._suptitle.get_text() and "not run" in texts
-    wrong = 100 * (R.label_confidence(s, R.MODEL)[0][drawn.kl == 2] < 0.5).mean()
+    wrong = 100 * (C.label_confidence(s, R.MODEL)[0][drawn.kl == 2] < 0.5).mean()
     assert f"KL-2: {wrong:.0f}% below 0.5" in texts[0]
     plt.close(fig)
 
@@ -930,10 +931,10 @@ def test_nothing_run_still_goes_through(drawn, study):
     assert (shown.accuracy[1:3] == "not run").all() and (shown[""] != "your readers").all()
     assert R.reader_claims(study, s, pairs).ours.eq("not run").all()
     assert (
-        not len(R.size_table(s, pairs))
-        and not len(R.alike_table(s))
+        not len(C.power_of_pairs(R.with_readers(s, pairs), R.MARGIN))
+        and not len(C.alike_table(s))
         and not len(R.dependence_table(drawn, None))
-        and len(R.panel_table(s)) == 2
+        and len(C.panel_table(s, R.MODEL)) == 2
     )
     assert R.body(C.rate_table(s), C.pair_table([])).kappa.isna().all()
 
@@ -949,7 +950,7 @@ def test_without_readings_the_networks_stand_alone(drawn, study):
     claims = R.reader_claims(study, s, [], [R.confidence_gap(model)]).set_index("id")
     assert claims.verdict[["C16", "C17"]].tolist() == ["no verdict"] * 2
     assert claims.ours[["C16", "C17"]].tolist() == ["no readings"] * 2
-    assert R.alike_table(s).empty and np.isnan(R.label_confidence(s)).all()
+    assert C.alike_table(s).empty and np.isnan(C.label_confidence(s)).all()
     fig = R.draw_confidence(s, s.says)
     assert "no readings" in [t.get_text() for ax in fig.axes for t in ax.texts]
     plt.close(fig)
@@ -1026,7 +1027,9 @@ def test_printed_rates_are_the_papers():
 
 
 def test_power_of_the_printed_study():
-    powers = R.printed_power(R.printed_rates()).set_index(["reader", "errors_overlap"])
+    powers = C.power_of_rates(R.printed_rates(), "Model", R.MARGIN, 300).set_index(
+        ["reader", "errors_overlap"]
+    )
     rates = R.printed_rates()
     for r in ("Rad 1", "Rad 2", "Rad 3"):
         near, far = powers.loc[r, "as far as they can"], powers.loc[r, "as by chance"]
@@ -1039,7 +1042,7 @@ def test_power_of_the_printed_study():
         assert near.difference == pytest.approx(gap) and far.difference == pytest.approx(gap)
         assert (
             abs(gap) - 1e-9 <= near.discordant < far.discordant
-            and near.power_printed > far.power_printed
+            and near.power_seen > far.power_seen
             and near["size"] < 300 < far["size"]
         )
     few = powers.discordant < 100 * R.MARGIN
