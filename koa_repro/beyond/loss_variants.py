@@ -320,12 +320,13 @@ def variant_sentences(
 ) -> list[str]:
     "Which rows differ from the base row in accuracy, and which cannot be judged."
     own = table[(table.measure == "accuracy") & (table.row != BASE)].set_index("row")
+    differs = own.p_holm < 0.05
     apart = [
         f"{name} {interval_text(r, 'minus_base', 100, 1, '+')}"
-        for name, r in own[own.p_holm < 0.05].iterrows()
+        for name, r in own[differs].iterrows()
     ]
     one, none = (own.index[own.shared == runs] for runs in (1, 0))
-    several = own.index[(own.shared > 1) & ~(own.p_holm < 0.05)]
+    several = own.index[(own.shared > 1) & ~differs]
     return [
         f"Differs from the base row in accuracy (points, Holm): {'; '.join(apart) or 'none'}.",
         f"Several runs, and no difference shown: {'; '.join(several) or 'none'}.",

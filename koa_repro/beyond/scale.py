@@ -94,9 +94,9 @@ def cost_table(study: Study) -> pd.DataFrame:  # one row a profile, a number of 
     return pd.DataFrame(rows)
 
 
-def draw_scale(study: Study) -> plt.Figure:
+def draw_scale(costs: pd.DataFrame) -> plt.Figure:
     "Time of a knee by pixels, the rest of a run by knees, days by workers."
-    m, costs = measured(), cost_table(study)
+    m = measured()
     fig, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.5))
     for k, (count, part) in enumerate(m.groupby("knees")):
         colour = list(COLORS.values())[k]
