@@ -8,6 +8,7 @@ __all__ = ['RULES', 'claim', 'decide', 'points', 'lone', 'one_training', 'togeth
 # %% ../nbs/library/claims.ipynb #25648415
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,17 @@ from .paths import manifests
 from .stats import Interval, doubt
 
 # %% ../nbs/library/claims.ipynb #3f358186
+@cache
+def _claims() -> pd.DataFrame:
+    return pd.read_csv(manifests() / "claims.csv", keep_default_na=False).set_index("id")
+
+
 def claim(
     id: str,  # "C01" to "C22"
 ) -> pd.Series:  # section, claim, estimand, margin, holds_when, amended
     """A claim of the paper with the rule that decides it, from `data_manifests/claims.csv`. Raises
     `ValueError` for an unknown id."""
-    table = pd.read_csv(manifests() / "claims.csv", keep_default_na=False).set_index("id")
+    table = _claims()
     if id not in table.index:
         raise ValueError(f"There is no claim {id!r}: choose one of {', '.join(table.index)}.")
     return table.loc[id]
@@ -175,13 +181,19 @@ def _widened(family: list) -> list:
     return [i.at(1 - 0.05 / len(family)).outer(i) for i in family]
 
 # %% ../nbs/library/claims.ipynb #d1d7ca5f
+@cache
+def _paper_numbers() -> pd.DataFrame:
+    return pd.read_csv(manifests() / "paper_numbers.csv", keep_default_na=False)
+
+
 def paper_numbers(
     table: str | None = None,  # "III", "IV", "V", "VI", "VII" or "text"; all where None
 ) -> pd.DataFrame:  # table, row, column, value as printed (percent), unit, section, note
     """The paper's printed numbers, from `data_manifests/paper_numbers.csv`. Raises `ValueError` for
     an unknown table."""
-    numbers = pd.read_csv(manifests() / "paper_numbers.csv", keep_default_na=False)
+    numbers = _paper_numbers()
     known = list(numbers["table"].unique())
     if table is not None and table not in known:
         raise ValueError(f"No table {table!r}: choose one of {', '.join(known)}.")
-    return numbers if table is None else numbers[numbers["table"] == table].reset_index(drop=True)
+    chosen = numbers if table is None else numbers[numbers["table"] == table]
+    return chosen.reset_index(drop=True)

@@ -10,7 +10,7 @@ __all__ = ['RATES', 'PREVALENCES', 'on_knees', 'knee_mix', 'Comparison', 'compar
 # %% ../nbs/library/comparison.ipynb #cpn00003
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
@@ -114,6 +114,7 @@ def comparison(
 RATES = ("accuracy", "sensitivity", "specificity")
 
 
+@cache
 def rate(
     s: Comparison,
     name: str,  # of a network or reader
@@ -323,7 +324,8 @@ def panel_table(
 
     def add(measure, among, on, of):
         if len(set(s.participant[on])) > 1:
-            ends = {k: getattr(of(), k) for k in ("estimate", "low", "high")}
+            i = of()
+            ends = dict(estimate=i.estimate, low=i.low, high=i.high)
             lines.append(dict(measure=measure, among=among, knees=int(on.sum())) | ends)
 
     several = lambda reads: (~np.isnan(reads)).sum(1) > 1

@@ -64,7 +64,7 @@ DATA_SETS: dict[str, DataSet] = {
     "phantom": DataSet(lambda data: data == "phantom", _phantom, real=False),
     "reference": DataSet(lambda data: data == "reference", None, published_facts),
     "kl224": DataSet(lambda data: data == "kl224", _published),
-    "folder": DataSet(lambda data: Path(data).expanduser().is_dir(), _folder),
+    "folder": DataSet(lambda data: data != "" and Path(data).expanduser().is_dir(), _folder),
 }  # in this order the first that recognises `data` is taken
 
 

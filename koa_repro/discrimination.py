@@ -35,6 +35,7 @@ from koa_repro.stats import (
     mean_difference,
     measure,
     net_benefit,
+    outer_of,
     percentile,
     widened,
 )
@@ -171,8 +172,7 @@ def pair_areas(
         if min(len(set(p.participant[p.kl == g])) for g in (a, b)) > 1:
             # near 1 no resample may hold the knees that are ranked wrongly
             rates = [delong_interval(p.kl[at] == b, s[at], p.participant[at]) for s in p.score]
-            low, high = (np.mean([getattr(r, end) for r in rates]) for end in ("low", "high"))
-            i = i.outer(replace(i, low=low, high=high, resampled=None))
+            i = outer_of(i, rates)
         share = count[a] * count[b] / (p.positive.sum() * (~p.positive).sum())
         lines.append((a, b, share, i.estimate, i.low, i.high))
     return pd.DataFrame(lines, columns=["low_grade", "high_grade", "share", "auc", "low", "high"])

@@ -7,13 +7,14 @@ __all__ = ['SCORES', 'MEASURES', 'read_predictions', 'read_labels', 'answers', '
            'evaluate']
 
 # %% ../nbs/library/evaluate.ipynb #eva00003
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .calibration import measure_interval
+from .comparison import on_knees
 from .grader import own_answers
 from koa_repro.layouts import (
     by_name,
@@ -230,7 +231,7 @@ def evaluate(
         "rows of predictions that are of no labelled knee": len(told) - every.row.notna().sum(),
     }
     if labels is None:
-        shipped, left = _shipped(p), {}
+        shipped, left = on_knees(own_answers("test"), pd.DataFrame(dict(file=p.file))), {}
         found |= {"shipped_": intervals(shipped), "minus_": differences(p, shipped, threshold)}
     return Evaluation(p, _measures(found), _notes(p, threshold, left, labels is None))
 
@@ -240,14 +241,6 @@ def _stacked(knees: pd.DataFrame) -> Predictions:
     name = knees.file.where(~both, knees.file + " " + knees.side)
     more = dict(file=name, label=knees.kl // 2, split="test", p0=1 - knees.p2, p1=knees.p2)
     return stack({"yours": [knees.drop(columns="p2").assign(**more)]})["yours"]
-
-
-def _shipped(p: Predictions) -> Predictions:
-    "The same knees as in `p`, the public ones, by the networks shipped here."
-    own = own_answers("test")
-    place = {file: i for i, file in enumerate(own.file)}
-    at = [place[file] for file in p.file]
-    return replace(p, name=own.name, probability=own.probability[:, at])
 
 
 def _measures(found: dict[str, dict[str, Interval]]) -> pd.DataFrame:

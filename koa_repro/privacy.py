@@ -20,19 +20,13 @@ from .paths import manifests, repository
 
 # %% ../nbs/library/privacy.ipynb #6e761b00
 def _key_file() -> Path:
-    "Where the key lies. Raises `ValueError` where that is inside the repository."
+    "Where the key lies."
     told, config = os.environ.get("KOA_KEY"), os.environ.get("XDG_CONFIG_HOME")
     try:
         home = Path(config) if config else Path.home() / ".config"
     except RuntimeError:  # a user without a home
         home = Path(os.devnull)  # where nothing can be written
     file = Path(told).expanduser() if told else home / "koa-repro" / "key"
-    try:
-        inside = file.resolve().is_relative_to(repository())
-    except FileNotFoundError:
-        inside = False
-    if inside:
-        raise ValueError("The key of codes lies in the repository: set $KOA_KEY to a file outside.")
     return file
 
 
@@ -54,6 +48,13 @@ def _make_key(file: Path):
 
 @cache
 def _key_of(file: Path) -> bytes:
+    "The key, made where there is none. Raises `ValueError` for one inside the repository."
+    try:
+        inside = file.resolve().is_relative_to(repository())
+    except FileNotFoundError:
+        inside = False
+    if inside:
+        raise ValueError("The key of codes lies in the repository: set $KOA_KEY to a file outside.")
     try:
         if not file.is_file():
             _make_key(file)

@@ -391,8 +391,8 @@ _CELLS = ("estimate", "low", "high", "seed_sd")
 
 
 def _cells(i: Interval, start: str = "") -> dict:
-    state = {f"{start}trained": i.trained} if start else {}
-    return {start + c: i.row()[c] for c in _CELLS} | state
+    state, row = {f"{start}trained": i.trained} if start else {}, i.row()
+    return {start + c: row[c] for c in _CELLS} | state
 
 # %% ../nbs/library/results.ipynb #f23cca75
 def begin(
@@ -625,6 +625,10 @@ class Result:
         if self.table.empty:
             return []
         return [r for _, r in (self.table.query(query) if query else self.table).iterrows()]
+
+    def verdict(self, id: str) -> str:
+        "On a claim, in a table of claims; empty where it has none."
+        return next((r.verdict for r in self.rows() if r.id == id), "")
 
 
 Read = Callable[[str], Result]  # a table's name, without suffix -> what was saved

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUMS', 'WEIGHTS', 'NEEDED', 'STATES', 'knees_id', 'DamagedRun', 'OtherVersion', 'seal', 'Run', 'references',
            'open_run', 'find', 'State', 'partial_of', 'lock_of', 'state_of', 'is_held', 'replicates', 'keep_reference',
-           'predictions_frame', 'write_run', 'make_run', 'OutOfMemory', 'enlist', 'device_name', 'reopen', 'derived',
+           'predictions_frame', 'write_run', 'make_run', 'OutOfMemory', 'enlist', 'reopen', 'derived',
            'derived_together', 'batches']
 
 # %% ../nbs/library/runs.ipynb #c2f186e1
@@ -30,10 +30,10 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import nn
 
-from .fitting import fit, outcome
+from .fitting import device_name, fit, outcome
 from .knee_files import KneeSet, fingerprint
 from .patches import DeviceKnees, view_of
-from .paths import digest, manifests, processor, provenance, writable, write_whole
+from .paths import digest, manifests, provenance, writable, write_whole
 from koa_repro.specs import (
     RunSpec,
     build_network,
@@ -515,11 +515,6 @@ def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final
     write_whole(final, write)
     shutil.rmtree(partial, ignore_errors=True)
     return Run(spec, final)
-
-
-def device_name(device: torch.device) -> str:
-    "The GPU's name, or the CPU's."
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 # %% ../nbs/library/runs.ipynb #4b6d92e8
 def reopen(

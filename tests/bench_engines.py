@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from koa_repro.fitting import default_device
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
-from koa_repro.tools.remote import PackedKnees, device_facts
+from koa_repro.tools.remote import PackedKnees, device_name
 from koa_repro.training import Recipe, Trainer, draw_epoch
 
 LABELS, EPOCHS = (
@@ -193,7 +193,7 @@ def main(a):
     floor = 1e3 * least / speed
     say = lambda text: print(text, flush=True)
     say(
-        f"{device_facts(device)}, torch {torch.__version__}; noise for knees, batch "
+        f"{device_name(device)}, torch {torch.__version__}; noise for knees, batch "
         f"{Recipe().batch}, {a.rounds} rounds of {a.epochs} epochs of "
         f"{a.steps or steps // EPOCHS} steps"
     )
@@ -204,7 +204,7 @@ def main(a):
     tf32 = torch.backends.cudnn.allow_tf32
     say(f"convolutions of the float32 rows in TF32 where the hardware has it: {tf32}")
     facts = dict(
-        device=device_facts(device),
+        device=device_name(device),
         torch=torch.__version__,
         bytes_a_second=speed,
         least_bytes=least,

@@ -375,13 +375,13 @@ def _lines(read):
 
 
 def _headlines(read):
-    found, claim = read("length_chosen"), read("length_claims").rows()
+    found, claim = read("length_chosen"), read("length_claims").verdict("C15")
     printed = _printed_difference()
     area = paper_numbers("text").query("row == 'Ours' and column == 'auc'").value.item()
     lines = []
     for what, measure, name, paper, unit, verdict, place in (
         (SHOWN[1], "brier", "Brier score, hybrid - cross-entropy", None, "x 100", "", 5),
-        (SHOWN[1], "accuracy", "Hybrid - cross-entropy", printed, "points", _verdict(claim), 7),
+        (SHOWN[1], "accuracy", "Hybrid - cross-entropy", printed, "points", claim, 7),
         (SHOWN[0], "auc", "AUC, two grades", area, "AUC", "", 8.5),  # before the five grades
     ):
         by = 100 if unit == "AUC" else 1
@@ -391,10 +391,6 @@ def _headlines(read):
             told = epochs, against_it(r.seeds, r.trained), place
             lines.append(Headline(name, paper, *ends, unit, verdict, found.study, *told))
     return lines
-
-
-def _verdict(claim) -> str:
-    return claim[0].verdict if claim else ""
 
 
 def _epochs(hybrid, ce) -> str:

@@ -279,6 +279,7 @@ def grid_history(
     deadline: float | None = None,
 ) -> pd.DataFrame:  # seed, alpha, beta, gamma, epoch, val_accuracy, val_loss, seconds
     "The whole grid, trained to the end where there are knees and time, epoch by epoch."
+    columns = "epoch val_accuracy val_loss seconds seed alpha beta gamma".split()
     parts = []
     for (seed, t), spec in scaled_grid(study, seeds).items():
         if study.data != "reference" and not (deadline and time.monotonic() >= deadline):
@@ -286,27 +287,8 @@ def grid_history(
                 trained_to(study, spec, spec.recipe.epochs, deadline)
         history = history_so_far(study, spec)
         if len(history):
-            parts.append(
-                history[["epoch", "val_accuracy", "val_loss", "seconds"]].assign(
-                    seed=seed, alpha=t[0], beta=t[1], gamma=t[2]
-                )
-            )
-    return (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(
-            columns=[
-                "epoch",
-                "val_accuracy",
-                "val_loss",
-                "seconds",
-                "seed",
-                "alpha",
-                "beta",
-                "gamma",
-            ]
-        )
-    )
+            parts.append(history[columns[:4]].assign(seed=seed, alpha=t[0], beta=t[1], gamma=t[2]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def complete(
@@ -658,13 +640,11 @@ def draw_partition(
 # %% ../../nbs/beyond/search.ipynb #7ccc729d
 def _specs(study):
     "The adaptive partition beside the fixed one, and the grid of the successive halving."
-    grid = {
-        f"halving, {triple}": [
-            scaled_grid(study, (seed,))[seed, triple] for seed in range(study.seeds)
-        ]
-        for triple in scale_of(study).triples
-    }
-    return partition_specs(study) | grid
+    seeds, halving = range(study.seeds), {}
+    grid = scaled_grid(study, seeds)
+    for triple in scale_of(study).triples:
+        halving[f"halving, {triple}"] = [grid[seed, triple] for seed in seeds]
+    return partition_specs(study) | halving
 
 
 def _lines(read):

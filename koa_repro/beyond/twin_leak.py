@@ -30,7 +30,7 @@ from koa_repro.results import (
     runs_of,
     save,
 )
-from ..rows import Rows
+from ..rows import Rows, shared_runs
 from ..runs import RunSpec
 from koa_repro.stats import (
     Draws,
@@ -288,20 +288,9 @@ def crossed_runs(
     weights: str = "reported",  # or "beside", "last": see `Run.predictions`
 ) -> Crossed | None:  # None where no seed has both networks
     "The crossed predictions of the seeds for which both networks are there."
-    both = _pairs(rows)
-    return (
-        crossed(
-            frame,
-            {arm: [pair[i].predictions(weights) for pair in both] for i, arm in enumerate(ARMS)},
-        )
-        if both
-        else None
-    )
-
-
-def _pairs(rows) -> list[tuple]:
-    "The runs of both networks, a seed each, where both are there."
-    return [pair for pair in zip(*(rows[arm] for arm in ARMS)) if all(pair)]
+    if both := shared_runs(rows, *ARMS):
+        told = {arm: [r.predictions(weights) for r in runs] for arm, runs in zip(ARMS, both)}
+        return crossed(frame, told)
 
 
 def memory_table(
@@ -309,10 +298,10 @@ def memory_table(
     c: Crossed,  # of the last weights
 ) -> pd.DataFrame:  # one line a network and seed, percent
     "Accuracy on the training knees and on test knees whose partner is out of training."
-    both, lines = _pairs(rows), []
-    for k in (1, 2):
+    lines = []
+    for k, runs in enumerate(shared_runs(rows, *ARMS), 1):
         test = c.measure(k, 3 - k, "all test knees", "accuracy")(np.ones((1, len(c.half))))[0]
-        for run, t in zip((pair[k - 1] for pair in both), test):
+        for run, t in zip(runs, test):
             lines.append(
                 dict(
                     network=k,

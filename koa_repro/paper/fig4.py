@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..claims import lone
 from ..explain import draw_class_map
+from ..features import facts_of_test, knees_of_test
 from koa_repro.gradcam import (
     CHOSEN,
     COARSE,
@@ -47,7 +48,7 @@ from ..rows import Rows, fit_of, shared_runs
 from ..runs import derived_together
 from ..specs import build_network
 from ..stats import Interval, bootstrap_interval, draws, holm_intervals, mean_difference
-from ..study import Study, study_knees
+from ..study import Study
 
 Looked = Mapping[str, Sequence[tuple | None]]  # from `looked_at`
 Found = Mapping[tuple, Interval]  # (row, reading) -> interval
@@ -64,8 +65,7 @@ def looked_at(
     rows: Rows,
 ) -> Looked:  # row -> (shares, indexed by file; maps) of each run, None where never looked at
     "Both tables of every run, kept beside its predictions."
-    knees = lambda s: study_knees(study, s.grades, s.split).where(split="test")
-    make = lambda run: cam_frames(run, knees(run.spec))
+    make = lambda run: cam_frames(run, knees_of_test(study, run))
 
     def tables(run):
         found = run and derived_together(run, ("cam", "cam_maps"), make)
@@ -82,10 +82,10 @@ def preferences(
     "Preferences in every reading; what was not run is left out."
     if not any(map(any, seen.values())):
         return {}, {}
-    facts = _test_knees(next(r for row in rows.values() for r in row if r)).sort_values("file")
+    facts = facts_of_test(next(r for row in rows.values() for r in row if r)).sort_index()
     drawn, levels, apart = draws(facts.participant, n), {}, {}
     for reading in READINGS:
-        of = lambda t: t and preference(t[0].loc[facts.file], reading)
+        of = lambda t: t and preference(t[0].loc[facts.index], reading)
         values = {row: [of(t) for t in s] for row, s in seen.items()}
         for row, v in values.items():
             if own := [x for x in v if x is not None]:
@@ -96,10 +96,6 @@ def preferences(
                 fit = fit_of(*shared_runs(rows, "Ours", row))
                 apart[row, reading] = replace(mean_difference([pair], drawn=drawn), **fit)
     return levels, apart
-
-
-def _test_knees(run):
-    return run.predictions().query("split == 'test'")[["file", "participant"]]
 
 
 def _main(apart):
@@ -136,7 +132,7 @@ def cam_table(rows: Rows, seen: Looked, levels: Found, apart: Found) -> pd.DataF
 def _control(run, own, column, unit):
     "A control's mean in a unit, over the knees that were looked at untrained and all runs."
     kept = [x[column].dropna() * unit for x in own]
-    person = _test_knees(run).drop_duplicates("file").set_index("file").participant
+    person = facts_of_test(run).participant
     values = np.stack([x.loc[kept[0].index] for x in kept])
     return bootstrap_interval(values, person[kept[0].index], n=2_000)
 

@@ -325,7 +325,7 @@ def _headlines(read):
             "AUC, five grades",
             *(r.paper, r.auc, r.auc_low, r.auc_high),
             "AUC",
-            claims.rows("id == 'C20'")[0].verdict,
+            claims.verdict("C20"),
             found.study,
             trained=against_it(r.runs_done, r.auc_trained),
         )

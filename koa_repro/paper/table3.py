@@ -118,7 +118,7 @@ def _mean_difference(rows, n) -> Interval | None:
 
 def differences_beside(found: Mapping[str, Interval]) -> pd.DataFrame:
     "Each difference beside the paper's, in points, with p, and Holm's p over the placements."
-    table = difference_table(found, _paper_differences(), [p for p in PLACEMENTS if p in found])
+    table = difference_table(found, _paper_differences(), PLACEMENTS)
     return table.rename(columns={"row": "difference"}).drop(columns="seeds")
 
 
@@ -188,13 +188,12 @@ def _headlines(read):
         "mean": ("GAP - GMP, mean of six placements", "C01"),
         DEPTHS: ("All four levels - the last alone", "C03"),
     }
-    verdicts = {c.id: c.verdict for c in claims.rows()}
     return [
         Headline(
             what,
             *(r.paper, r.ours, r.low, r.high),
             "points",
-            verdicts.get(id, ""),
+            claims.verdict(id),
             found.study,
             trained=r.trained,
         )

@@ -25,7 +25,7 @@ from koa_repro.results import (
     register,
     rows_of,
 )
-from ..rows import Rows, aligned, fit_of
+from ..rows import Rows, aligned, fit_of, shared_runs
 from ..runs import Run, RunSpec, read_spec, references
 from koa_repro.stats import (
     Interval,
@@ -36,7 +36,7 @@ from koa_repro.stats import (
     paired_difference,
 )
 from ..study import PROFILES, Profile, Study, look_up
-from ..tuning import TRIPLES, Cell, all_have, choose, grid_specs, table5_options
+from ..tuning import TRIPLES, Cell, choose, grid_specs, table5_options
 
 # %% ../../nbs/paper/table5.ipynb #22394c7a
 _THIN_ROWS = ("6:3:1 eps 0.15", "7:2:1 eps 0.15", "7:2:1 eps 0.1")
@@ -73,8 +73,7 @@ def _row_predictions(
 ) -> dict[tuple, Predictions]:  # triple -> predictions, of the triples that were run
     "A row's predictions, all on the seeds that its triples share; empty where they share none."
     mine = {t: runs for (r, t), runs in rows.items() if r == row and any(runs)}
-    seeds = all_have(mine.values())
-    return aligned({t: [runs[i] for i in seeds] for t, runs in mine.items()}, split)
+    return aligned(dict(zip(mine, shared_runs(mine, *mine))), split)
 
 # %% ../../nbs/paper/table5.ipynb #229fa2d0
 def optimism(
@@ -237,10 +236,9 @@ def row_differences(
     found = {}
     for a, b in pairs:
         both = [t for t in TRIPLES if any(rows.get((a, t), ())) and any(rows.get((b, t), ()))]
-        seeds = all_have([rows[x, t] for x in (a, b) for t in both])
-        if not seeds:
+        cells = [(x, t) for x in (a, b) for t in both]
+        if not (mine := dict(zip(cells, shared_runs(rows, *cells)))):
             continue
-        mine = {(x, t): [rows[x, t][i] for i in seeds] for x in (a, b) for t in both}
         pick = {x: mine[x, choose(_row_predictions(mine, x, "val"))] for x in (a, b)}
         for split in ("val", "test"):
             p = aligned(pick, split)

@@ -347,7 +347,7 @@ def _headlines(read):
     if not readers:
         none = (np.nan,) * 3
         return [Headline(name, None, *none, "points", NO_READINGS.says, "")]
-    said, lines = read("table7_claims").rows("id == 'C17'")[0].verdict, []
+    said, lines = read("table7_claims").verdict("C17"), []
     for r in readers:
         ends = r.difference, r.difference_low, r.difference_high
         lines.append(Headline(f"{name}: {r['row']}", None, *ends, "points", said, found.study))

@@ -96,6 +96,8 @@ def evaluate(
     target = place(out, "") if out else None
     if target and target.exists():
         raise ValueError(f"{out} is there already: name a new file.")
+    if target:
+        writable(target.parent)
     found = tables.evaluate(predictions, labels or None, threshold)
     _say(str(found))
     if target:

@@ -58,11 +58,10 @@ class Wanted:
 def wanted_runs(study: Study) -> list[Wanted]:
     """Every run that a table or figure asks for, once: seed by seed, in the order of the tables.
     Networks that a CPU does not train in reasonable time come last."""
-    found = {}
+    found, asked = {}, [(e.title, e.specs(study).items()) for e in entries()]
     for seed in range(study.seeds):
-        for e in entries():
-            rows = e.specs(study).items()
-            for w in (Wanted(e.title, str(row), s) for row, specs in rows for s in specs):
+        for title, rows in asked:
+            for w in (Wanted(title, str(row), s) for row, specs in rows for s in specs):
                 if min(w.spec.seed, study.seeds - 1) == seed:
                     found.setdefault(w.spec.id, w)
         single = study_spec(study, seed, precision="float32")

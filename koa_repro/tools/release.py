@@ -185,7 +185,8 @@ def release(
     name: str,  # of the candidate
 ):
     """Write the rounded weights, their probabilities of validation and test knees, and the card.
-    Seeds of the same recipe that were released before stay; without a run they are read anew."""
+    Seeds of the same recipe that were released before stay; without a run they are read anew.
+    Raises `ValueError`, and leaves what is there, where the recipe has neither."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = candidate_spec(name, min(STARTS))
     title = f"{spec.network}, {spec.loss} loss, {name}"
@@ -195,6 +196,8 @@ def release(
         made, fit = run.provenance, float(run.history.train_accuracy.iloc[-1])
         told = {k: made[k] for k in ("precision", "engine", "processor", "torch")}
         seeds[run.spec.seed] = run.spec.id, told, fit
+    if not seeds:
+        raise ValueError(f"{name}: none of its runs is in the store: give --store their folder.")
     for file in set(folder.glob("seed*.safetensors")) - set(map(file_of, seeds)):
         file.unlink()  # of the recipe that was released before
     seeds = dict(sorted(seeds.items()))
@@ -319,7 +322,11 @@ def read_automatic(folder: Path, grader: Grader) -> pd.DataFrame:  # one row an 
     listed = published_knees()
     hands = {who: part for who, part in listed[listed.split == "test"].groupby("participant")}
     rows, cuts, own = [], [], {}
-    for path in sorted((folder / "auto_test").glob("*/*.png")):
+    if not (paths := sorted((folder / "auto_test").glob("*/*.png"))):
+        raise FileNotFoundError(f"{folder / 'auto_test'} has no automatic cuts: give --data.")
+    for path in paths:
+        if path.stem[:-2] not in hands:
+            raise ValueError(f"{path}: this participant has no test knee in the public set.")
         knee = as_knee(decode(file_bytes(path))[0])
         row = dict(automatic=f"{path.parent.name}/{path.name}", wrong=knee.wrong)
         if knee.roi is None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'FACTS', 'squeeze', 'unsqueeze', 'PackedKnees', 'knees_of', 'PackError', 'receive', 'unpack', 'advance',
-           'device_facts', 'train_jobs', 'bundle', 'main']
+           'train_jobs', 'bundle', 'main']
 
 # %% ../../nbs/library/remote.ipynb #afeb725a
 import argparse
@@ -21,7 +21,7 @@ from time import monotonic
 import numpy as np
 import torch
 
-from ..fitting import PER_GPU, default_device, fit, outcome
+from ..fitting import PER_GPU, default_device, device_name, fit, outcome
 from ..patches import ROI
 from ..paths import digest, write_whole
 from ..specs import RunSpec, build_trainer, defaults, kind_of, read_spec
@@ -187,8 +187,8 @@ def _finish(spec, trainer, knees, folder, index, weights):
     facts = dict(
         commit=index["commit"],
         changed=index["changed"],
-        device=device_facts(trainer.device),
-        processor=device_facts(torch.device("cpu")),
+        device=device_name(trainer.device),
+        processor=device_name(torch.device("cpu")),
         precision=trainer.precision,
         engine=trainer.engine,
         threads=torch.get_num_threads(),
@@ -202,15 +202,6 @@ def _finish(spec, trainer, knees, folder, index, weights):
     )
     _put(folder / "facts.json", json.dumps(facts).encode())  # the last act
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def device_facts(device: torch.device) -> str:
-    "The GPU's name, or the kind of processor."
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
 
 # %% ../../nbs/library/remote.ipynb #46fffb19
 def _work(spec: RunSpec, work: Path, deadline: float, pace: dict, **more) -> str:

@@ -215,8 +215,6 @@ def refresh(
 ):
     """Execute the library's own notebooks and the index, and put their outputs back.
     Raises `ValueError` where the prefix fits none of them."""
-    import tempfile
-
     nbs = repository() / "nbs"
     others = {repository() / e.notebook for e in entries()}
     own = {n.relative_to(nbs).as_posix(): n for n in {*nbs.rglob("[!.]*.ipynb")} - others}
