@@ -239,7 +239,7 @@ def test_only_the_test_part_of_labels_is_judged(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     words = [written(tmp_path, TOLD, "told.csv"), written(tmp_path, LABELS, "labels.csv")]
-    out = tmp_path / "numbers.csv"
+    out = tmp_path / "new" / "numbers.csv"
     words = ["evaluate", *map(str, words), "--threshold", "0.3", "--out", str(out)]
     assert main(words) == 0
     table = pd.read_csv(out)

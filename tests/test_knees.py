@@ -574,8 +574,9 @@ def test_a_readme_beside_the_splits_is_no_knee(folder):
 
 
 def test_data_sets_by_name(folder, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="no/such"):
-        data_set("no/such")
+    for name in ("no/such", ""):  # nor is the folder that one happens to stand in meant
+        with pytest.raises(FileNotFoundError, match=f"data={name!r}"):
+            data_set(name)
     assert data_set(str(folder)) is DATA_SETS["folder"] and data_set("phantom").real is False
     facts = data_set("reference").facts((0, 2), "official")
     assert len(facts) == 5428 and data_set("reference").load is None

@@ -20,7 +20,14 @@ from koa_repro.predict import COLUMNS, draw_example, phantom_film, predict, read
 from koa_repro.privacy import published_knees
 from koa_repro.radiographs import as_knee, decode, file_bytes, region_of_interest
 from koa_repro.tools.koa import main
-from koa_repro.tools.release import candidate_spec, card_page, chosen, doubt_threshold
+from koa_repro.tools.release import (
+    CANDIDATES,
+    candidate_spec,
+    card_page,
+    chosen,
+    doubt_threshold,
+    release,
+)
 
 SHIPPED = manifests() / WEIGHTS
 REAL = repository().parent / "shared" / "data"
@@ -321,6 +328,15 @@ def test_the_shipped_weights_are_those_of_the_card():
         assert file.stat().st_size < 6e6
     assert card["runs"] == [candidate_spec(chosen(), s).id for s in card["seeds"]]
     assert (SHIPPED / "README.md").read_text() == card_page(card)
+
+
+def test_a_release_without_runs_removes_nothing(tmp_path):
+    shutil.copytree(SHIPPED, tmp_path / "grader")
+    before = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "grader").iterdir()}
+    other = next(name for name in CANDIDATES if name != chosen())
+    with pytest.raises(ValueError, match="--store"):
+        release([], None, tmp_path / "grader", other)
+    assert {f.name: f.stat().st_mtime_ns for f in (tmp_path / "grader").iterdir()} == before
 
 
 def test_temperature_and_threshold_are_those_of_the_kept_validation_knees():
