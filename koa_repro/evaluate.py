@@ -7,6 +7,7 @@ __all__ = ['SCORES', 'MEASURES', 'read_predictions', 'read_labels', 'answers', '
            'evaluate']
 
 # %% ../nbs/library/evaluate.ipynb #eva00003
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,23 +77,36 @@ def read_predictions(
 
 def read_labels(
     path: str | Path | None = None,  # None: the public test knees
-) -> tuple[pd.DataFrame, int]:  # file, participant, side, kl, of the test if it says; rows left out
-    "A table of grades. Raises `ValueError` where a column lacks, `FileNotFoundError`."
+) -> tuple[pd.DataFrame, dict[str, list[int]]]:  # file, participant, side, kl; why -> rows left out
+    """A table of grades, of the test if it says. Raises `ValueError` where a column lacks, or for
+    want of a row of grade 0 or 2, `FileNotFoundError`."""
     if path is None:
         public = published_knees().query("split == 'test'").reset_index(drop=True)
-        return public[["file", "participant", "side", "kl"]], 0
+        return public[["file", "participant", "side", "kl"]], {}
     table = headed(_table(path))
     if table is None:
         raise ValueError(f"{path} lacks a column: it needs file, participant, side and kl.")
     rows = [(str(r.file).strip(), *label_row(r)) for r in table.itertuples()]
     labels = pd.DataFrame(rows, columns=["file", "participant", "side", "kl", "split", "wrong"])
     of_test = labels.split.isin(["test"] if (labels.split == "test").any() else [""])
-    usable = of_test & (labels.wrong == "")
+    labels.loc[~of_test & (labels.wrong == ""), "wrong"] = "of no test knee"
     labels["participant"] = labels.participant.map(person)
-    found = labels[usable].drop(columns=["split", "wrong"]).reset_index(drop=True)
+    found = labels[labels.wrong == ""].drop(columns=["split", "wrong"]).reset_index(drop=True)
+    left = {
+        why: [i + 2 for i in rows] for why, rows in labels.groupby("wrong").groups.items() if why
+    }
+    if not {0, 2} <= set(found.kl):
+        told = "".join(f" {_rows(rows)}: {why}." for why, rows in left.items())
+        raise ValueError(f"{path} must hold knees of grade 0 and of grade 2.{told}")
     if (twice := found.duplicated(["file", "side"])).any():
         raise ValueError(f"{found.file[twice].iloc[0]} has two rows in the labels: keep one.")
-    return found, int((~usable).sum())
+    return found, left
+
+
+def _rows(rows: Sequence[int]) -> str:
+    "The first few of some rows, as a spreadsheet counts."
+    more = f" and {len(rows) - 5:,} more" * (len(rows) > 5)
+    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}"
 
 # %% ../nbs/library/evaluate.ipynb #eva00008
 def answers(
@@ -205,8 +219,6 @@ def evaluate(
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
     told, (every, unusable) = read_predictions(predictions), read_labels(labels)
-    if not {0, 2} <= set(every.kl):
-        raise ValueError("The labels must hold knees of grade 0 and of grade 2.")
     every = answers(told, every)
     knees = every[every.kl.isin((0, 2))]
     done = knees[knees.p2.notna()]
@@ -227,7 +239,7 @@ def evaluate(
     left = {
         "knees of grade 0 or 2 without a probability": lost,
         "knees of other grades": len(every) - len(knees),
-        "rows of labels that are of no test knee, or lack something": unusable,
+        **{f"rows of labels, {why} ({_rows(rows)})": len(rows) for why, rows in unusable.items()},
         "rows of predictions that are of no labelled knee": len(told) - every.row.notna().sum(),
     }
     if labels is None:

@@ -8,7 +8,6 @@ __all__ = ['COLUMNS', 'LIMITS', 'Spot', 'outside', 'spots_of', 'phantom_film', '
 
 # %% ../nbs/library/predict.ipynb #prd00003
 import html
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -136,6 +135,8 @@ def spots_of(
     if letters and len({(l.letter, l.mirrored) for l in letters}) <= 2:
         _side_by(letters[0], spots, side)
     for spot in spots:
+        if len(spots) == 2 and not letters:
+            spot.notes.append("side by its place in the film: no marker was read")
         if letters and letters[0].mirrored:
             spot.notes.append("its letters stand back to front: the film was turned over")
         if (share := outside(spot, shown.shape)) > _OUTSIDE:
@@ -256,12 +257,15 @@ def read_file(path: str | Path, grader: Grader | None = None) -> Reading:
     except (UnreadableRadiograph, FileNotFoundError) as e:
         return failed(readable(f"cannot be read: {e}"))
     if not spots:
-        return failed("no knee was found: give an AP or PA film of the knees, upright", image)
+        asked, alone = "give an AP or PA film of the knees, upright", as_knee(grey).wrong
+        return failed(f"no knee was found: {asked} (as a cut knee it {alone})", image)
     rois = np.stack([s.roi for s in spots])
     probability, maps = grader.explained(rois)
-    for spot in spots:
-        spot.notes += notes
-    doubtful = grader.doubtful(probability) | np.array([s.poor for s in spots])
+    unsure = grader.doubtful(probability)
+    for spot, doubt in zip(spots, unsure):
+        limit = f"confidence below {grader.card['doubt']['threshold']:.2f}"
+        spot.notes += notes + [limit] * bool(doubt)
+    doubtful = unsure | np.array([s.poor for s in spots])
     rows = _rows(name, spots, probability, doubtful)
     return Reading(rows, spots, image, maps)
 
@@ -317,7 +321,11 @@ def files_of(
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     for path in map(Path, paths):
         path = path.expanduser()
-        if path.is_dir():
+        try:
+            folder, there = path.is_dir(), path.exists()
+        except PermissionError:  # of a folder above it: its row will say so
+            folder, there = False, True
+        if folder:
             inside, out, faults = walk(path)
             for file in inside:
                 if is_picture(path / file):
@@ -327,7 +335,7 @@ def files_of(
             for kind, names in faults.items():
                 out |= dict.fromkeys(names, _FAULTS[kind])
             left |= {readable(str(path / f)): why for f, why in out.items() if why != LITTER}
-        elif path.exists():
+        elif there:
             found.append(path)
         else:
             raise FileNotFoundError(f"There is no file or folder {path}: check the path.")
@@ -395,9 +403,11 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _left(table) -> str:  # empty where nothing was left out
-    counts = table.attrs.get("left", {}).items()
-    told = "; ".join(f"{n:,} ({why})" for why, n in counts)
-    return f"Left out below the folders: {told}." if told else ""
+    told = []
+    for why, names in table.attrs.get("left", {}).items():
+        more = f" and {len(names) - 5:,} more" * (len(names) > 5)
+        told.append(f"{len(names):,}, {why} ({', '.join(names[:5])}{more})")
+    return f"Left out below the folders: {'; '.join(told)}." if told else ""
 
 
 _COLOURS = (
@@ -415,7 +425,7 @@ def as_page(
     "All answers as an HTML page beside its pictures."
     knees, none = table.grade.notna().sum(), table.grade.isna().sum()
     told = f"Files: {table.file.nunique():,}. Knees: {knees:,}. Files without an answer: {none:,}."
-    told = " ".join(filter(None, [told, _left(table)]))
+    told = " ".join(filter(None, [told, html.escape(_left(table))]))
     body = [f'<p class="limits">{html.escape(LIMITS)}</p><p>{told} {_COLOURS}</p>']
     body.append(_shown(table).to_html(border=0, index=False))
     for file, picture in pictures.items():
@@ -434,7 +444,7 @@ def predict(
 ) -> pd.DataFrame:
     """One row a knee: file, side ("L", "R" or ""), p0, p2, grade (0 or 2), confidence, doubtful,
     notes, x, y, edge (pixels of the file). A file without a knee has one row, whose notes say why;
-    `attrs["left"]` counts what was left out below folders, by its reason. Raises
+    `attrs["left"]` names what was left out below folders, by its reason. Raises
     `FileNotFoundError` where there is nothing to read, `ValueError` where the answer would replace
     something."""
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -445,6 +455,8 @@ def predict(
     grader, done = own_grader(), 0
     if out:
         writable(out / "pictures")
+        if not (out / _WRITTEN[0]).exists():  # so that half an answer is known as one of ours
+            write_whole(out / _WRITTEN[0], lambda p: _table([]).to_csv(p, index=False))
     try:
         for number, file in enumerate(tqdm(files, disable=not progress, unit="file")):
             reading = read_file(file, grader)
@@ -457,7 +469,7 @@ def predict(
         stopped = "was not read: the reading was stopped before it"
         rows += [dict(file=readable(str(f)), notes=stopped) for f in files[done:]]
         table = _table(rows)
-        table.attrs["left"] = dict(Counter(left.values()))
+        table.attrs["left"] = {w: [f for f in left if left[f] == w] for w in left.values()}
         if out:
             save = lambda p: table.round(4).to_csv(p, index=False)
             write_whole(out / "predictions.csv", save)

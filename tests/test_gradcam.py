@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from koa_repro import gradcam
+from koa_repro import features, gradcam
 from koa_repro.data import cut_patches
 from koa_repro.gradcam import (
     CHOSEN,
@@ -30,7 +30,6 @@ from koa_repro.gradcam import (
     rank_of,
 )
 from koa_repro.networks import NETWORKS, create
-from koa_repro.paper import fig4
 from koa_repro.paper.fig4 import (
     cam_claims,
     cam_table,
@@ -298,7 +297,7 @@ def trained(tmp_path_factory):
 def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, monkeypatch):
     store, knees, rows = trained
     study = Study("smoke", out=str(tmp_path), store=str(store))
-    monkeypatch.setattr(fig4, "study_knees", lambda *a: knees)
+    monkeypatch.setattr(features, "study_knees", lambda *a: knees)
     seen = looked_at(study, rows)
     test = knees.where(split="test")
     for row in ("Ours", "Tiulpin"):
@@ -316,7 +315,7 @@ def test_all_is_kept_beside_the_run_and_read_without_weights(trained, tmp_path, 
     def no_knees(*a):
         raise AssertionError("knees are not needed any more")
 
-    monkeypatch.setattr(fig4, "study_knees", no_knees)
+    monkeypatch.setattr(features, "study_knees", no_knees)
     weights = {row: rows[row][0].path / "weights.safetensors" for row in ("Ours", "Tiulpin")}
     for w in weights.values():
         w.rename(w.with_name("hidden"))
@@ -409,7 +408,7 @@ def test_weights_drawn_anew_change_the_map_and_the_same_weights_do_not(trained, 
 
 def test_every_map_lies_on_its_own_radiograph(trained, tmp_path, monkeypatch):
     store, knees, rows = trained
-    monkeypatch.setattr(fig4, "study_knees", lambda *a: knees)
+    monkeypatch.setattr(features, "study_knees", lambda *a: knees)
     use_style()
     seen = looked_at(Study("smoke", out=str(tmp_path), store=str(store)), rows)
     turn = lambda image, side: image if side == "R" else image[:, ::-1]

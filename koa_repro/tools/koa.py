@@ -8,8 +8,10 @@ __all__ = ['COMMANDS', 'check', 'predict', 'evaluate', 'runs', 'main']
 # %% ../../nbs/library/koa.ipynb #b87a5216
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..paths import place, writable, write_whole
@@ -174,7 +176,10 @@ def main(words: Sequence[str] | None = None) -> int:  # the exit status
     for name, (what, options, _) in COMMANDS.items():
         options(parts.add_parser(name, help=what, description=what[0].upper() + what[1:] + "."))
     given = parser.parse_args(words)
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        with suppress(ValueError):  # only the main thread may: a queue's SIGTERM is then as Ctrl-C
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         return COMMANDS[given.command][2](given)
     except (OSError, ValueError) as e:
         _say(f"koa {given.command}: {e}", sys.stderr)
@@ -182,6 +187,9 @@ def main(words: Sequence[str] | None = None) -> int:  # the exit status
     except KeyboardInterrupt:
         _say(f"koa {given.command}: stopped before its end.", sys.stderr)
         return 130
+    finally:
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, before)
 
 # %% ../../nbs/library/koa.ipynb #1b4fd40b
 if __name__ == "__main__" and "__file__" in globals() and "IPython" not in sys.modules:
