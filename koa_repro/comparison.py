@@ -10,7 +10,7 @@ __all__ = ['RATES', 'PREVALENCES', 'on_knees', 'knee_mix', 'Comparison', 'compar
 # %% ../nbs/library/comparison.ipynb #cpn00003
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,10 @@ class Comparison:
         found = {n: np.where(p.score >= 0.5, 2.0, 0.0) for n, p in self.networks.items()}
         return found | {r: called(g) for r, g in zip(self.panel.readers, read)}
 
+    @cached_property
+    def rates(self) -> dict:  # (name, one of RATES) -> its interval
+        return {(n, m): rate(self, n, m) for n in self.calls for m in RATES}
+
     def read_by(self, *names: str) -> np.ndarray:  # (N,) bool
         return np.all([~np.isnan(self.calls[n]).any(0) for n in names], axis=0)
 
@@ -114,7 +118,6 @@ def comparison(
 RATES = ("accuracy", "sensitivity", "specificity")
 
 
-@cache
 def rate(
     s: Comparison,
     name: str,  # of a network or reader
@@ -146,7 +149,7 @@ def rate_table(
         if there:
             line |= dict(trainings=len(s.calls[n]), knees=int(s.read_by(n).sum()))
         for m in RATES:
-            line |= percent_ends(m, rate(s, n, m) if there else None)
+            line |= percent_ends(m, s.rates[n, m] if there else None)
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -186,7 +189,7 @@ def predictive(s: Comparison, name: str, prevalence: float, positive: bool) -> I
     of that of resampled participants and that of the two rates' own."""
     at, share = s.read_by(name), prevalence if positive else 1 - prevalence
     up, score = s.kl[at] >= 2, (s.calls[name][:, at] >= 2).astype(float)
-    of_two = [(measure(m, up, score), rate(s, name, m)) for m in RATES[1:]]
+    of_two = [(measure(m, up, score), s.rates[name, m]) for m in RATES[1:]]
     (found, found_rate), (missed, missed_rate) = of_two if positive else of_two[::-1]
 
     def of(w):

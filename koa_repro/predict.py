@@ -56,6 +56,7 @@ class Spot:
     notes: list[str] = field(default_factory=list)
     wrong: str | None = None  # why what was cut is not taken for an upright knee
     poor: bool = False  # what was cut is no whole knee that the networks could know
+    by_place: bool = False  # whether nothing but its place beside the other tells its side
 
     @property
     def corners(self) -> np.ndarray:  # (4, 2) x, y in the picture, from the upper left, clockwise
@@ -91,7 +92,9 @@ def _film_spots(image, told) -> tuple[list[Spot], int]:  # the knees; 2, 1 or 0:
             notes.append("more than two places look like knees; two were read")
         roi = cut(image, knee)
         wrong, fit = recognised(roi)
-        spots.append(Spot(side, roi, knee.x, knee.y, knee.edge, knee.angle, notes, wrong))
+        placed = len(knees) == 2 and side is not None and knee.fibula is None
+        at = knee.x, knee.y, knee.edge, knee.angle
+        spots.append(Spot(side, roi, *at, notes, wrong, by_place=placed))
         if fit > 0 and not wrong and knee.confidence >= _UNSURE:
             sure = 2
         elif fit > 0 and knee.confidence >= _SURE:
@@ -112,7 +115,7 @@ def _side_by(letter, spots, told):
             continue
         if against:
             spot.notes.append(f"{_WORDS[side]} by a letter in the film, against what else tells it")
-        spot.side = side
+        spot.side, spot.by_place = side, False
 
 
 def spots_of(
@@ -135,8 +138,8 @@ def spots_of(
     if letters and len({(l.letter, l.mirrored) for l in letters}) <= 2:
         _side_by(letters[0], spots, side)
     for spot in spots:
-        if len(spots) == 2 and not letters:
-            spot.notes.append("side by its place in the film: no marker was read")
+        if spot.by_place:
+            spot.notes.append("side by its place in the film alone: no marker was read")
         if letters and letters[0].mirrored:
             spot.notes.append("its letters stand back to front: the film was turned over")
         if (share := outside(spot, shown.shape)) > _OUTSIDE:
@@ -262,8 +265,8 @@ def read_file(path: str | Path, grader: Grader | None = None) -> Reading:
     rois = np.stack([s.roi for s in spots])
     probability, maps = grader.explained(rois)
     unsure = grader.doubtful(probability)
+    limit = f"confidence below {grader.card['doubt']['threshold']:.2f}"
     for spot, doubt in zip(spots, unsure):
-        limit = f"confidence below {grader.card['doubt']['threshold']:.2f}"
         spot.notes += notes + [limit] * bool(doubt)
     doubtful = unsure | np.array([s.poor for s in spots])
     rows = _rows(name, spots, probability, doubtful)
@@ -452,7 +455,9 @@ def predict(
     out = None if out is None else Path(out).expanduser()
     if out:
         _spare(files, (Path(p).expanduser() for p in paths), out)
-    grader, done = own_grader(), 0
+    grader, done, reasons = own_grader(), 0, {}
+    for name, why in left.items():
+        reasons.setdefault(why, []).append(name)
     if out:
         writable(out / "pictures")
         if not (out / _WRITTEN[0]).exists():  # so that half an answer is known as one of ours
@@ -469,7 +474,7 @@ def predict(
         stopped = "was not read: the reading was stopped before it"
         rows += [dict(file=readable(str(f)), notes=stopped) for f in files[done:]]
         table = _table(rows)
-        table.attrs["left"] = {w: [f for f in left if left[f] == w] for w in left.values()}
+        table.attrs["left"] = reasons
         if out:
             save = lambda p: table.round(4).to_csv(p, index=False)
             write_whole(out / "predictions.csv", save)

@@ -21,10 +21,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from koa_repro.fitting import default_device
+from koa_repro.fitting import default_device, device_name
 from koa_repro.losses import HybridLoss
 from koa_repro.model import SiameseGAP
-from koa_repro.tools.remote import PackedKnees, device_name
+from koa_repro.tools.remote import PackedKnees
 from koa_repro.training import Recipe, Trainer, draw_epoch
 
 LABELS, EPOCHS = (

@@ -237,6 +237,13 @@ def test_only_the_test_part_of_labels_is_judged(tmp_path):
     assert "d.png" not in p.file and len(p.file) == 5
 
 
+def test_rows_of_labels_that_cannot_be_used_are_named(tmp_path):
+    labels = LABELS.assign(kl=["7", *LABELS.kl.astype(str)[1:]])
+    assert any("row 2" in note for note in judged(tmp_path, labels=labels).notes)
+    with pytest.raises(ValueError, match="(?s)labels.csv.*rows 2, 3, 4, 5, 6 and 2 more"):
+        judged(tmp_path, labels=LABELS.assign(side="links"))
+
+
 def test_the_command(tmp_path, capsys):
     words = [written(tmp_path, TOLD, "told.csv"), written(tmp_path, LABELS, "labels.csv")]
     out = tmp_path / "new" / "numbers.csv"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from hashlib import sha256
 from pathlib import Path
 
@@ -107,6 +108,61 @@ def test_an_interruption_ends_with_a_sentence(folder, tmp_path, monkeypatch, cap
     monkeypatch.setattr(films, "read_file", stopped)
     assert main(["predict", str(folder), "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.startswith("koa predict: ")
+
+
+def test_a_queue_that_stops_the_reading_gets_the_answer_so_far(folder, tmp_path, monkeypatch):
+    real, before = films.read_file, signal.getsignal(signal.SIGTERM)
+
+    def then_stopped(file, grader):
+        if file.name == "broken.png":  # the last
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(file, grader)
+
+    monkeypatch.setattr(films, "read_file", then_stopped)
+    assert main(["predict", str(folder), "--out", str(tmp_path / "out")]) == 130
+    kept = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert kept.grade.notna().sum() == 3 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_half_an_answer_is_one_of_ours(folder, tmp_path, monkeypatch):
+    def killed(*_):
+        os._exit(9)
+
+    out, pid = tmp_path / "out", os.fork()
+    if not pid:
+        monkeypatch.setattr(films, "own_grader", lambda: None)
+        monkeypatch.setattr(films, "read_file", killed)
+        predict(folder, out)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9 and (out / "pictures").is_dir()
+    assert predict(folder / "P1_L.png", out).grade.notna().all()
+
+
+def test_a_film_out_of_reach_does_not_stop_the_others(folder, monkeypatch):
+    real, hidden = Path.is_dir, folder / "sub" / "P2_L.png"
+
+    def is_dir(path):
+        if path == hidden:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    read, _ = films.files_of([hidden, folder / "P1_L.png"])
+    assert read == [hidden, folder / "P1_L.png"]
+
+
+def test_what_is_left_out_is_named(folder):
+    assert "notes.txt" in films.as_text(predict(folder))
+
+
+def test_a_doubtful_knee_and_a_side_by_place_say_so(film, tmp_path):
+    spots = spots_of(film)[0]
+    for spot in spots:
+        assert spot.by_place == any("place" in note for note in spot.notes)
+    assert not any(s.by_place for s in spots_of(lettered(film, "R"))[0])
+    Image.fromarray(film).save(tmp_path / "film.png")
+    for row in read_file(tmp_path / "film.png").rows:
+        limit = own_grader().card["doubt"]["threshold"]
+        assert ("confidence below" in row["notes"]) == (row["confidence"] < limit)
 
 
 @pytest.mark.parametrize("name", ["pictures/0000.png", "index.html", "predictions.csv"])

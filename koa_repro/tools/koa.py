@@ -96,9 +96,9 @@ def evaluate(
     from koa_repro import evaluate as tables
 
     target = place(out, "") if out else None
-    if target and target.exists():
-        raise ValueError(f"{out} is there already: name a new file.")
     if target:
+        if target.exists():
+            raise ValueError(f"{out} is there already: name a new file.")
         writable(target.parent)
     found = tables.evaluate(predictions, labels or None, threshold)
     _say(str(found))
