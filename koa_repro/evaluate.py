@@ -46,8 +46,12 @@ SCORES = ("p2", "p(kl-2)", "probability", "prob", "score", "p1")  # heads, the f
 def _table(path: str | Path) -> pd.DataFrame:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is no file: give a table, a csv say.")
-    if (table := read_spreadsheet(Path(path))) is None or table.empty:
-        raise ValueError(f"{path} is no table with rows: save it as csv.")
+    try:
+        table = read_spreadsheet(Path(path))
+    except ValueError as e:
+        raise ValueError(f"{path} cannot be read as a table ({e}): save it as csv.") from None
+    if table.empty:
+        raise ValueError(f"{path} is a table without rows: give a row a knee.")
     return table
 
 
@@ -69,6 +73,8 @@ def read_predictions(
     p = pd.to_numeric(text, errors="coerce")
     if (odd := (p.isna() & ~text.str.lower().isin(("", "nan", "na"))) | (p < 0) | (p > 1)).any():
         raise ValueError(f"{path}, row {rows[odd][0]}: {head} is no number from 0 to 1.")
+    if p.isna().all():
+        raise ValueError(f"{path} has no number in the column {head}: give p2 of every knee.")
     column = lambda name: table[c] if (c := named[name]) is not None else pd.Series("", table.index)
     side = column("side").map(side_of)
     who = column("participant").fillna("")
@@ -83,9 +89,7 @@ def read_labels(
     if path is None:
         public = published_knees().query("split == 'test'").reset_index(drop=True)
         return public[["file", "participant", "side", "kl"]], {}
-    table = headed(_table(path))
-    if table is None:
-        raise ValueError(f"{path} lacks a column: it needs file, participant, side and kl.")
+    table = headed(_table(path), str(path))
     rows = [(str(r.file).strip(), *label_row(r)) for r in table.itertuples()]
     labels = pd.DataFrame(rows, columns=["file", "participant", "side", "kl", "split", "wrong"])
     of_test = labels.split.isin(["test"] if (labels.split == "test").any() else [""])
@@ -109,12 +113,16 @@ def _rows(rows: Sequence[int]) -> str:
     return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}"
 
 # %% ../nbs/library/evaluate.ipynb #eva00008
+def _by_file(told: pd.DataFrame) -> bool:
+    return told.file.fillna("").str.strip().ne("").any()
+
+
 def answers(
     told: pd.DataFrame,  # from `read_predictions`
     labels: pd.DataFrame,  # from `read_labels`
 ) -> pd.DataFrame:  # the labels with `row` and `p2` of their predictions; NaN where there is none
     "Each knee's prediction. Raises `ValueError` where two could be meant."
-    by_file = told.file.fillna("").str.strip().ne("").any()
+    by_file = _by_file(told)
     if not by_file and labels.duplicated(["participant", "side"]).any():
         raise ValueError("The labels hold several films of one knee: name the predictions by file.")
     given, twice = {}, set(labels.file[labels.file.duplicated()])
@@ -229,10 +237,18 @@ def evaluate(
             f"{predictions} has no probability for {lost:,} of {len(knees):,} public test knees "
             f"({one} is one): a comparison needs all."
         )
-    if set(done.kl) != {0, 2}:
+    if every.row.isna().all():
+        by = "file" if _by_file(told) else "participant"
+        one, other = (table[by].iloc[0] for table in (told, every))
         raise ValueError(
-            f"{predictions} has no probability for a knee of each grade: do both tables name "
-            "knees alike?"
+            f"{predictions} names no labelled knee ({one!r} here, {other!r} in the labels): name "
+            "knees alike in both."
+        )
+    people = [done.participant[done.kl == grade].nunique() for grade in (0, 2)]
+    if min(people) < 2:
+        raise ValueError(
+            f"{predictions} has probabilities for {people[0]:,} participants with a knee of grade "
+            f"0 and {people[1]:,} of grade 2: an interval needs two of each."
         )
     p = _stacked(done)
     found = {"": intervals(p, threshold)}
@@ -242,10 +258,14 @@ def evaluate(
         **{f"rows of labels, {why} ({_rows(rows)})": len(rows) for why, rows in unusable.items()},
         "rows of predictions that are of no labelled knee": len(told) - every.row.notna().sum(),
     }
+    side = done.row.map(told.set_index("row").side)
+    against = done.row[(side != "") & (side != done.side)].astype(int).tolist()
+    notes = [f"Another side than in the labels, and counted: {_rows(against)} of predictions."]
     if labels is None:
         shipped, left = on_knees(own_answers("test"), pd.DataFrame(dict(file=p.file))), {}
         found |= {"shipped_": intervals(shipped), "minus_": differences(p, shipped, threshold)}
-    return Evaluation(p, _measures(found), _notes(p, threshold, left, labels is None))
+    notes = (*_notes(p, threshold, left, labels is None), *notes * bool(against))
+    return Evaluation(p, _measures(found), notes)
 
 
 def _stacked(knees: pd.DataFrame) -> Predictions:

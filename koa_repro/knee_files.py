@@ -28,6 +28,7 @@ from koa_repro.layouts import (
     Listing,
     gaps,
     headed,
+    lacking,
     look,
     split_of,
 )
@@ -264,13 +265,14 @@ def _fitting(source: Path) -> Path | None:
 
 def _usable(manifest: pd.DataFrame) -> pd.DataFrame:
     "A manifest by its usual heads, grades whole. Raises `ValueError` where it cannot be."
-    if (usual := headed(manifest)) is not None:  # by other names
+    if not lacking(manifest):  # by other names
+        usual = headed(manifest)
         manifest = manifest.assign(**{c: usual[c] for c in usual if c not in manifest})
         manifest = manifest if "sha256" in manifest else manifest.assign(sha256="")
-    lacking = [c for c in _COLUMNS if c not in manifest]
-    if lacking:
+    missing = [c for c in _COLUMNS if c not in manifest]
+    if missing:
         raise ValueError(
-            f"The manifest lacks the column {', '.join(lacking)}: it needs {', '.join(_COLUMNS)}."
+            f"The manifest lacks the column {', '.join(missing)}: it needs {', '.join(_COLUMNS)}."
         )
     twice = manifest.file[manifest.file.duplicated()]
     if len(twice):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LITTER', 'NO_PICTURE', 'LINKED', 'ABOUT', 'LABELS', 'WORKBOOK', 'AUTOMATIC', 'PICTURES', 'HINT', 'walk', 'split_of',
-           'grade_of', 'person_and_side', 'person', 'heads_of', 'headed', 'read_spreadsheet', 'side_of', 'label_row',
-           'is_picture', 'readable', 'Listing', 'look', 'by_name', 'file_meant', 'gaps']
+           'grade_of', 'person_and_side', 'person', 'heads_of', 'lacking', 'headed', 'read_spreadsheet', 'side_of',
+           'label_row', 'is_picture', 'readable', 'Listing', 'look', 'by_name', 'file_meant', 'gaps']
 
 # %% ../nbs/library/layouts.ipynb #98fb0642
 import csv
@@ -172,19 +172,23 @@ def heads_of(table: pd.DataFrame) -> dict[str, str | None]:  # such as "kl" -> t
     }
 
 
-def _lacking(heads: dict) -> list[str]:
+def lacking(table: pd.DataFrame) -> list[str]:
+    "Which of file, participant, side and kl a table has under none of their usual names."
+    heads = heads_of(table)
     return [name for name in _LABELS if heads[name] is None]
 
 
-def headed(table: pd.DataFrame) -> pd.DataFrame | None:
-    """The columns file, participant, side, kl (and split, sha256) by their usual other names. None
-    where one lacks."""
-    heads = heads_of(table)
-    return None if _lacking(heads) else _columns(table, heads)
-
-
-def _columns(table: pd.DataFrame, heads: dict) -> pd.DataFrame:
-    return pd.DataFrame({n: table[c] for n, c in heads.items() if c is not None})
+def headed(
+    table: pd.DataFrame,
+    name: str = "The table of labels",  # what an error calls it
+) -> pd.DataFrame:
+    """The columns file, participant, side, kl (and split, sha256) by their usual other names.
+    Raises `ValueError` naming those that lack."""
+    if missing := lacking(table):
+        raise ValueError(
+            f"{name} lacks the column {', '.join(missing)}: it needs {', '.join(_LABELS)}."
+        )
+    return pd.DataFrame({n: table[c] for n, c in heads_of(table).items() if c is not None})
 
 
 def _label_table(root, left) -> pd.DataFrame | None:
@@ -193,14 +197,16 @@ def _label_table(root, left) -> pd.DataFrame | None:
     for file in map(Path, left):
         if len(file.parts) > 1 or file.suffix.lower() not in (".csv", ".tsv", ".txt"):
             continue
-        table = read_spreadsheet(root / file)
-        if table is None:
+        try:
+            table = read_spreadsheet(root / file)
+        except ValueError as e:
+            if file.suffix.lower() != ".txt":  # any text may be one
+                left[file.as_posix()] = f"a table that cannot be read ({e})"
             continue
-        heads = heads_of(table)
-        if not (lacking := _lacking(heads)):
-            found[file.as_posix()] = _columns(table, heads)
-        elif any(c is not None for c in heads.values()):
-            left[file.as_posix()] = f"a table without the column {', '.join(lacking)}"
+        if not (missing := lacking(table)):
+            found[file.as_posix()] = headed(table)
+        elif any(c is not None for c in heads_of(table).values()):
+            left[file.as_posix()] = f"a table without the column {', '.join(missing)}"
     if len(found) > 1:
         named = ", ".join(sorted(found))
         raise ValueError(f"{len(found)} tables could label the pictures ({named}): keep one.")
@@ -208,8 +214,8 @@ def _label_table(root, left) -> pd.DataFrame | None:
     return next(iter(found.values()), None)
 
 
-def read_spreadsheet(file: Path) -> pd.DataFrame | None:  # all text; None where it is no table
-    "A csv, tsv or txt, as spreadsheets save it."
+def read_spreadsheet(file: Path) -> pd.DataFrame:  # all text
+    "A csv, tsv or txt, as spreadsheets save it. Raises `ValueError`: why it is no table."
     how = dict(dtype=str, sep=None, engine="python", index_col=False)
     try:
         start = file.read_bytes()[:2]
@@ -218,8 +224,10 @@ def read_spreadsheet(file: Path) -> pd.DataFrame | None:  # all text; None where
             return pd.read_csv(file, encoding=told, **how)
         except UnicodeDecodeError:  # as Excel saves it in the west
             return pd.read_csv(file, encoding="cp1252", **how)
-    except (ValueError, OSError, csv.Error):
-        return None
+    except OSError as e:
+        raise ValueError(e.strerror or type(e).__name__) from None
+    except (ValueError, csv.Error) as e:
+        raise ValueError(str(e).split("\n")[0].rstrip(".")) from None
 
 
 def _side_told(text) -> str:
@@ -347,6 +355,12 @@ def _place(path, base, splits, inside) -> tuple[int, str] | None:  # grade, spli
     return None if split is None or grade is None else (grade, split)
 
 
+def _renamed(to, left, faults) -> tuple[dict[str, str], dict[str, list]]:
+    "What is left out and the faults, every file by another name."
+    faults = {kind: [*map(to, files)] for kind, files in faults.items()}
+    return {to(f): why for f, why in left.items()}, defaultdict(list, faults)
+
+
 def look(
     source: str | Path,  # a folder of knees, in whatever layout
     labels: pd.DataFrame | None = None,  # of a flat folder; None: the table that lies in it
@@ -369,14 +383,12 @@ def look(
             about = len(file.parts) == 1 and file.stem in ("README", "LICENSE")
             book = file.suffix.lower() in (".xlsx", ".xls", ".ods")
             left[file.as_posix()] = ABOUT if about else WORKBOOK if book else NO_PICTURE
-    left = {readable(f): why for f, why in left.items()}
-    faults = defaultdict(list, {k: [*map(readable, v)] for k, v in faults.items()})
+    left, faults = _renamed(readable, left, faults)
     root, within = _up(source, pictures)
     if within:
         inner = lambda text: f"{within}/{text}"
         pictures = [Path(inner(p)) for p in pictures]
-        left = {inner(p): why for p, why in left.items()}
-        faults = defaultdict(list, {k: [*map(inner, v)] for k, v in faults.items()})
+        left, faults = _renamed(inner, left, faults)
     return _listed(root, within, pictures, left, faults, labels)
 
 
@@ -394,8 +406,7 @@ def _listed(root, within, pictures, left, faults, labels) -> Listing:
         notes.append("The set begins further in than the folder given.")
         inside = lambda text: PurePosixPath(os.path.relpath(text, bases[0])).as_posix()
         pictures = [Path(inside(p)) for p in pictures]
-        left = {inside(p): why for p, why in left.items()}
-        faults = defaultdict(list, {k: [*map(inside, v)] for k, v in faults.items()})
+        left, faults = _renamed(inside, left, faults)
         root, bases = root / bases[0], [PurePosixPath()]
     if splits and labels is None and not any(len(p.parts) > 2 for p in pictures):
         labels = _label_table(root, left)
@@ -465,10 +476,6 @@ def file_meant(
 def _labelled(found: Listing, labels) -> Listing:
     "Give each picture what its row of the table says."
     table = headed(labels)
-    if table is None:
-        raise ValueError(
-            "The table of labels lacks a column: it needs file, participant, side and kl."
-        )
     frame, faults = found.frame, found.faults
     known = by_name(frame.file)
     place = {file: i for i, file in enumerate(frame.file)}

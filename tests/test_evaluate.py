@@ -201,8 +201,10 @@ def test_what_has_no_answer_is_counted(tmp_path):
         (lambda t: t.assign(p2=t.p2.astype(str).replace("0.6", "high")), "row 4"),
         (lambda t: pd.concat([t, t.iloc[[3]]]), "Rows 5 and 9"),
         (lambda t: pd.concat([t, t.iloc[[2]]]), "Rows 4 and 9"),
-        (lambda t: t.assign(file="x" + t.file), "told.csv"),
+        (lambda t: t.assign(file="x" + t.file), "'xa.png' here, 'a.png' in"),
         (lambda t: t[:0], "told.csv"),
+        (lambda t: t.assign(p2=""), "column p2"),
+        (lambda t: t[t.file.isin(["a.png", "b.png"])], "2 participants .* 1 of grade 2"),
     ],
 )
 def test_a_table_that_cannot_be_judged_says_why(tmp_path, change, names):
@@ -224,6 +226,18 @@ def test_labels_that_cannot_serve_say_why(tmp_path, change, names):
     told = labels.assign(p2=0.5).drop(columns="file") if names == "by file" else TOLD
     with pytest.raises(ValueError, match=names):
         judged(tmp_path, told, labels)
+
+
+def test_a_line_that_does_not_fit_is_named(tmp_path):
+    file = written(tmp_path, TOLD)
+    file.write_text(file.read_text().replace("b.png", "b.png,7,7"))
+    with pytest.raises(ValueError, match=f"{file}.* line 4"):
+        evaluate(file)
+
+
+def test_another_side_than_in_the_labels_is_told(tmp_path):
+    found = judged(tmp_path, TOLD.assign(side=TOLD.side.where(TOLD.file != "d.png", "R")))
+    assert "row 6 " in found.notes[-1] and len(found.predictions.file) == 6
 
 
 def test_a_comparison_needs_every_public_knee(public, tmp_path):

@@ -364,6 +364,10 @@ def test_a_table_without_its_columns_is_told(tmp_path):
     (reason,) = look(root).left.values()
     assert all(name in reason for name in ("participant", "side"))
     assert not any(name in reason for name in ("file", "kl"))
+    labels().to_csv(root / "labels.csv", index=False)
+    (root / "labels.csv").open("a").write("3L.png,3,L,2,2,2\n")
+    (reason,) = look(root).left.values()
+    assert "line 6" in reason
     (root / "labels.csv").rename(root / "labels.xlsx")
     assert look(root).left == {"labels.xlsx": WORKBOOK}
 
