@@ -42,6 +42,8 @@ _TAGS = (
     "DistanceSourceToPatient EstimatedRadiographicMagnificationFactor "
     "PixelData FloatPixelData DoubleFloatPixelData"
 ).split()  # nothing else of a DICOM file is looked at
+_NEEDED = "PhotometricInterpretation SamplesPerPixel BitsAllocated BitsStored PixelRepresentation"
+_NEEDED = _NEEDED.split()  # to decode PixelData
 _MODALITIES = ("", "CR", "DX", "RG", "RF", "XA", "OT", "SC")
 _OTHER_PARTS = re.compile(
     "ABDOM|ANKLE|(?<!FORE)ARM|BREAST|CALCAN|CHEST|CLAVI|COCCYX|COLON|ELBOW|FINGER|FOOT|FOREARM|HAND|"
@@ -105,11 +107,19 @@ def _check_kind(dataset, knee):
     if _OTHER_VIEWS.fullmatch(view := _text(dataset, "ViewPosition")):
         told = _named("view", view, "LL|RL|LAT|LATERAL|AXIAL|SKYLINE|SUNRISE|MERCHANT")
         raise UnreadableRadiograph(f"is {told}; give an AP or PA radiograph")
+    if {str(end)[:1].upper() for end in dataset.get("PatientOrientation") or ()} & {"A", "P"}:
+        raise UnreadableRadiograph(
+            "is of a lateral or axial view, as its orientation says; give an AP or PA radiograph"
+        )
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise UnreadableRadiograph("is a multi-frame DICOM; export the one frame that is meant")
     kind = str(dataset.get("PhotometricInterpretation") or "")
     if not kind and not dataset.get("Rows"):
         raise UnreadableRadiograph("is a DICOM that is cut short or has no picture; fetch it again")
+    if missing := [tag for tag in _NEEDED if "PixelData" in dataset and tag not in dataset]:
+        raise UnreadableRadiograph(
+            f"is a DICOM without the tag {', '.join(missing)}; export it again"
+        )
     if kind not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):
         raise UnreadableRadiograph(
             f"is a DICOM {_named('kind', kind, _KINDS)}; export it as MONOCHROME1 or MONOCHROME2"

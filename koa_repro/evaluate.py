@@ -27,7 +27,7 @@ from koa_repro.layouts import (
     read_spreadsheet,
     side_of,
 )
-from .privacy import published_knees
+from .privacy import first_few, published_knees
 from koa_repro.stats import (
     Interval,
     Predictions,
@@ -109,8 +109,7 @@ def read_labels(
 
 def _rows(rows: Sequence[int]) -> str:
     "The first few of some rows, as a spreadsheet counts."
-    more = f" and {len(rows) - 5:,} more" * (len(rows) > 5)
-    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:5]))}{more}"
+    return f"row{'s' * (len(rows) > 1)} {first_few(rows)}"
 
 # %% ../nbs/library/evaluate.ipynb #eva00008
 def _by_file(told: pd.DataFrame) -> bool:

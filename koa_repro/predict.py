@@ -21,7 +21,7 @@ from matplotlib.transforms import Affine2D
 from PIL import Image
 from tqdm import tqdm
 
-from .check import check_place
+from .check import check_place, whole_page
 from .composites import Picker, picture, random_film
 from .explain import draw_class_map, lay_over, strongest
 from .grader import Grader, own_grader
@@ -30,6 +30,8 @@ from .letters import side_letters
 from .localise import cut, directions, find_knees
 from .paths import writable, write_whole
 from .phantom import make_knees
+from .pictures import check_size
+from .privacy import first_few
 from .radiographs import SMALLEST, UnreadableRadiograph, as_knee, decode, file_bytes
 from .recognition import LIMITS as LIMITS_OF_A_KNEE
 from .recognition import recognised
@@ -40,6 +42,7 @@ _COARSE = 150  # pixels of a square's edge below which it is told
 _TURNED = 10  # degrees from which it is told
 _UNSURE = 0.8  # confidence of the localiser below which it is told
 _SURE = 0.9  # from which a square is believed that does not look like a whole upright knee
+_SQUARE = 1.02  # a pixel's longer side in its shorter ones, from which a film is stretched
 _POOR = 0.4  # share of a square beyond the film from which its grade is doubtful
 
 
@@ -124,6 +127,9 @@ def spots_of(
 ) -> tuple[list[Spot], np.ndarray]:  # image-left first; the picture, (H, W) uint8, bone bright
     "The knees of a picture, none, one or two. Raises `UnreadableRadiograph`."
     shown = image if image.dtype == np.uint8 else np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
+    if min(shown.shape) < SMALLEST:
+        size = f"{shown.shape[1]} x {shown.shape[0]}"
+        raise UnreadableRadiograph(f"is {size} pixels; a knee alone needs {SMALLEST} x {SMALLEST}")
     if not (knee := as_knee(image)).wrong:
         notes = ["bone was dark; put right"] if knee.inverted else []
         size = max(shown.shape)
@@ -229,9 +235,16 @@ def _table(rows) -> pd.DataFrame:
 def _grey(path: Path) -> tuple[np.ndarray, str | None, list[str]]:
     """Grey values of a file, bone bright as its tags say; the side that tags or name tell; and
     where these do not agree."""
-    image, _, side = decode(file_bytes(path), roi=False)
+    image, spacing, side = decode(file_bytes(path), roi=False)
     named = (person_and_side(path.stem) or ("", None))[1]
     notes = []
+    if spacing and max(spacing) > _SQUARE * min(spacing):
+        rows, columns = np.array(image.shape) * spacing / min(spacing)
+        check_size(round(rows), round(columns))
+        image = np.asarray(Image.fromarray(image).resize((round(columns), round(rows))))
+        notes.append(
+            f"pixels of {spacing[1]:.3g} x {spacing[0]:.3g} mm; x, y and edge count square ones"
+        )
     if side and named and side != named:
         notes.append(f"the file says {_WORDS[side]} inside and {_WORDS[named]} in its name")
     return image, side or named, notes
@@ -322,6 +335,8 @@ def files_of(
     "Every file that is named, and every picture below a folder. Raises `FileNotFoundError`."
     found, left = [], {}
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if "" in paths:
+        raise FileNotFoundError("An empty name is no file: check the path.")
     for path in map(Path, paths):
         path = path.expanduser()
         try:
@@ -364,13 +379,6 @@ def _spare(files: Sequence[Path], sources: Iterable[Path], out: Path):
     check_place(out, sources, _WRITTEN, COLUMNS, "answer")
 
 # %% ../nbs/library/predict.ipynb #prd00017
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;
-color:#222}img{max-width:100%}table{border-collapse:collapse;font-size:14px}
-td,th{text-align:left;padding:.15em .8em;border-bottom:1px solid #eee}th{white-space:nowrap}
-h2{font-size:1.1em;margin-bottom:.2em;overflow-wrap:anywhere}
-.limits{background:#fff3cd;padding:.6em 1em}small{color:#666}"""
-
-
 def _version() -> str:
     try:
         return version("koa_repro")
@@ -402,14 +410,16 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def as_text(table: pd.DataFrame) -> str:
     "All answers for a terminal."
-    return "\n\n".join(filter(None, [_shown(table).to_string(index=False), _left(table), LIMITS]))
+    shown = _shown(table)  # notes on lines of their own: one long one would pad every row
+    head, *rows = shown.drop(columns="notes").to_string(index=False).split("\n")
+    told = [row + f"\n    {notes}" * bool(notes) for row, notes in zip(rows, shown.notes)]
+    return "\n\n".join(filter(None, ["\n".join([head, *told]), _left(table), LIMITS]))
 
 
 def _left(table) -> str:  # empty where nothing was left out
     told = []
     for why, names in table.attrs.get("left", {}).items():
-        more = f" and {len(names) - 5:,} more" * (len(names) > 5)
-        told.append(f"{len(names):,}, {why} ({', '.join(names[:5])}{more})")
+        told.append(f"{len(names):,}, {why} ({first_few(names)})")
     return f"Left out below the folders: {'; '.join(told)}." if told else ""
 
 
@@ -430,14 +440,13 @@ def as_page(
     told = f"Files: {table.file.nunique():,}. Knees: {knees:,}. Files without an answer: {none:,}."
     told = " ".join(filter(None, [told, html.escape(_left(table))]))
     body = [f'<p class="limits">{html.escape(LIMITS)}</p><p>{told} {_COLOURS}</p>']
-    body.append(_shown(table).to_html(border=0, index=False))
+    body.append(_shown(table).to_html(border=0, index=False, classes="files"))
     for file, picture in pictures.items():
         notes = "; ".join(dict.fromkeys(n for n in table[table.file == file].notes if n))
         body.append(f"<h2>{html.escape(file)}</h2><p>{html.escape(notes)}</p>")
         body.append(f'<img src="{picture}" alt="The film, its knees and their class maps">')
     body.append(f"<p><small>{html.escape(_provenance(card))}</small></p>")
-    head = f'<html lang="en"><meta charset="utf-8"><title>Knees</title><style>{_STYLE}</style>'
-    return f"<!doctype html>{head}<h1>Knees, graded</h1>{''.join(body)}</html>"
+    return whole_page("Knees, graded", body)
 
 
 def predict(

@@ -8,6 +8,7 @@ __all__ = ['SMALLEST', 'file_bytes', 'Radiograph', 'decode', 'Knee', 'region_of_
 # %% ../nbs/library/radiographs.ipynb #b52d3b38
 import io
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +111,10 @@ def decode(
 
             return read_dicom(data, roi)
         check_scans(data)
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
-            return _grey(picture), None, None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `check_size` refuses what Pillow only warns of
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as picture:
+                return _grey(picture), None, None
     except UnreadableRadiograph:
         raise
     except MemoryError:
@@ -124,7 +127,7 @@ def decode(
             if not data
             else "is no PNG, JPEG, TIFF or DICOM picture; save it as one of these"
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise UnreadableRadiograph("has more pixels than any radiograph; reduce it") from None
     except Exception as e:
         raise UnreadableRadiograph(

@@ -20,6 +20,7 @@ from scipy.special import ndtri
 
 from .data import KneeSet
 from .phantom import readers as phantom_reads
+from .privacy import first_few
 from .stats import _missing, numbers
 
 # %% ../nbs/library/readings.ipynb #7e012379
@@ -90,9 +91,8 @@ class Panel:
 
 def _lines(bad: pd.Series, reads: pd.DataFrame, column: str) -> str:
     "The first few lines of a file with a fault."
-    at = np.flatnonzero(bad)
-    first = [f"line {reads.index[i] + 2} ({reads[column].iloc[i]!r})" for i in at[:5]]
-    return ", ".join(first) + (f" and {len(at) - 5} more" if len(at) > 5 else "")
+    found = reads.loc[bad, column].items()
+    return first_few([f"line {row + 2} ({value!r})" for row, value in found])
 
 
 def _text_table(

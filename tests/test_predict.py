@@ -324,6 +324,31 @@ def test_a_square_over_the_edge_is_told(film):
     assert found and any("beyond the film" in n for s in found for n in s.notes)
 
 
+def test_pixels_that_are_not_square_are_made_so(film, tmp_path):
+    squeezed = np.asarray(Image.fromarray(film).resize((film.shape[1] // 2, film.shape[0])))
+    dicom(tmp_path / "squeezed.dcm", squeezed, bits=8, Modality="DX", PixelSpacing=[0.2, 0.4])
+    Image.fromarray(film).save(tmp_path / "film.png")
+    one, other = (predict(tmp_path / name) for name in ("film.png", "squeezed.dcm"))
+    assert one.side.tolist() == other.side.tolist() == ["R", "L"]
+    np.testing.assert_allclose(one[["x", "y", "edge"]], other[["x", "y", "edge"]], atol=25)
+    np.testing.assert_allclose(one.p2, other.p2, atol=0.2)
+    assert other.notes.str.contains("0.4 x 0.2 mm").all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (900, 127)])
+def test_a_picture_too_small_for_a_knee_gets_no_grade(film, tmp_path, size):
+    Image.fromarray(film).resize(size).save(tmp_path / "small.png")
+    (row,) = predict(tmp_path / "small.png").itertuples()
+    assert pd.isna(row.grade) and f"{size[0]} x {size[1]}" in row.notes
+
+
+def test_a_long_note_pads_no_other_row(folder):
+    table = predict(folder)
+    long = table.assign(notes=[*table.notes[:-1], "x" * 300])
+    lines = films.as_text(long).splitlines()
+    assert sum(len(line) > 250 for line in lines[: 2 * len(table)]) == 1
+
+
 def test_no_knee_is_an_answer_too(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 500), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
@@ -344,8 +369,9 @@ def test_a_name_that_is_no_text_loses_nothing(tmp_path):
 def test_bad_questions_are_one_sentence(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         predict(tmp_path / "nowhere.png")
-    with pytest.raises(FileNotFoundError):
-        predict(tmp_path)
+    for nothing in (tmp_path, "", [tmp_path, ""]):
+        with pytest.raises(FileNotFoundError):
+            predict(nothing)
     assert main(["predict", str(tmp_path), "--out", str(tmp_path / "inside")]) == 2
     assert main(["predict", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
     assert all(l.startswith("koa predict: ") for l in capsys.readouterr().err.splitlines())
