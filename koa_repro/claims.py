@@ -115,21 +115,16 @@ def lone(
 
 
 def one_training(
-    found: Mapping[str, Interval | None],  # as in `lone`
-    kind: str = "differences",  # what they are
+    found: Mapping[str, Interval | None],  # of differences, as in `lone`
 ) -> str:  # empty where each has several
-    "Names what rests on a single training run, of each side where it is a difference."
+    "Names what rests on a single training run of each side."
     names, run = lone(found), sum(map(bool, found.values()))
-    who = (
-        f"each of the {run} {kind}"
-        if len(names) == run > 1
-        else f"these {kind}: {'; '.join(names)}"
-    )
     if not names:
         return ""
-    each = " of each side" * (kind == "differences")
+    every = len(names) == run > 1
+    who = f"each of the {run} differences" if every else f"these differences: {'; '.join(names)}"
     return (
-        f"A single training run{each} stands behind {who}. "
+        f"A single training run of each side stands behind {who}. "
         "With one run the interval ignores seed variability; we draw no conclusion."
     )
 

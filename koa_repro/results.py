@@ -448,7 +448,6 @@ def answer(
 def would_show(
     found: Interval | None,  # a difference
     paper: float,  # its printed value, in points
-    tests: int = 1,  # of the family that it is adjusted in
 ) -> str:  # empty where it was not run
     "What it would take to see the paper's difference, in a sentence."
     if found is None:
@@ -456,7 +455,7 @@ def would_show(
     paper_has = f"; the paper's is {paper:.2f}."
     if found.seeds < 2:
         return f"A single run cannot tell how small a difference would show{paper_has}"
-    least = f"{100 * detectable(found, tests):.1f} points"
+    least = f"{100 * detectable(found):.1f} points"
     return f"A study of this size shows a true difference of {least} with 80% power{paper_has}"
 
 
