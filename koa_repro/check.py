@@ -39,6 +39,7 @@ from .splits import SPLITS
 
 # %% ../nbs/library/check.ipynb #eaea648e
 _SMALL = 100  # pixels a side of the copy that is kept of each knee
+_FIBULA = 0.8  # share of knees whose fibula's corner is the brighter one below which it is told
 _FAINT = 0.25  # correlation with the mean knee below which its polarity is called doubtful
 
 
@@ -355,8 +356,9 @@ def _sights(frame) -> list[str]:
             f"The fibula's corner is brighter on the side that the name says in {share:.1%} of "
             f"{len(sided):,} knees."
         )
-        if share < 0.5:
-            said.append("MIRRORED? Sides seem swapped throughout, or all pictures mirrored.")
+        if share < _FIBULA:
+            many = "throughout, or all" if share < 0.5 else "in part, or some"
+            said.append(f"MIRRORED? Sides seem swapped {many} pictures mirrored.")
     return said
 
 # %% ../nbs/library/check.ipynb #1380de50

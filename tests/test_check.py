@@ -19,6 +19,7 @@ from koa_repro.data import load_knees
 from koa_repro.layouts import ABOUT, look
 from koa_repro.letters import side_letters
 from koa_repro.paths import repository
+from koa_repro.phantom import make_knees
 from koa_repro.privacy import code, published_knees
 from koa_repro.tools.koa import main
 
@@ -215,6 +216,16 @@ def test_a_letter_back_to_front_is_warned_of(plain):
     report = examine(plain)
     assert sum(s.startswith("MIRRORED?") for _, s in report.findings) == 1
     assert len(report.sheet["letters back to front"]) == 1
+
+
+@pytest.mark.parametrize("swapped, told", [(0, 0), (12, 1), (24, 1)])
+def test_names_that_give_another_side_than_the_pictures_are_warned_of(tmp_path, swapped, told):
+    knees = make_knees(24, 3)
+    for i, (image, side) in enumerate(zip(knees.images, knees.side)):
+        side = "LR"[side == "L"] if i < swapped else side
+        Image.fromarray(image).save(tmp_path / f"{i:03d}{side}.png")
+    said = [s for _, s in examine(tmp_path).findings]
+    assert sum(s.startswith("MIRRORED?") for s in said) == told
 
 
 def test_the_real_film_is_mirrored():
