@@ -104,6 +104,16 @@ class Report:
         "Whether any picture can be used."
         return bool((self.files.state == "used").any())
 
+    @property
+    def states(self) -> str:
+        "How many files are used, in the way and left out."
+        counts = self.files.state.value_counts()
+        return ", ".join(f"{n:,} {state}" for state, n in counts.items()) + "."
+
+    def said(self, grave: bool) -> list[str]:
+        "What is in the way, or what there is to know besides."
+        return [sentence for bad, sentence in self.findings if bad == grave]
+
     def counts(self) -> pd.DataFrame:
         "Pictures that can be used, split by grade."
         used = self.files[self.files.state == "used"]
@@ -236,12 +246,9 @@ def _faults(listing, frame, pairs) -> dict[str, list[str]]:  # file -> what is w
         wrong[file] = [w for w in wrong[file] if w != FAULTS["misnamed"]]
     for row in frame[frame.wrong != ""].itertuples():
         wrong.setdefault(row.file, []).append(row.wrong)
-    contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
-    for file in frame.file[contrary]:
+    for file in frame.file[frame.contrary]:
         wrong.setdefault(file, []).append("says another side inside than in its name")
-    placed = frame[frame.split.isin(SPLITS) & (frame.side != "")]  # else whose it is is not known
-    parts = placed.groupby(["set", "participant"]).split.transform("nunique")
-    for file in placed.file[parts > 1]:
+    for file in frame.file[frame.divided]:
         wrong.setdefault(file, []).append(FAULTS["divided"])
     for pair in pairs[pairs.grave].itertuples():
         for at in (pair.first, pair.second):
@@ -254,6 +261,11 @@ _COLUMNS = "file state reason set split kl side participant width height polarit
 
 def _report(listing: Listing, frame, names) -> Report:
     pairs = _pairs(frame)
+    contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
+    placed = frame[frame.split.isin(SPLITS) & (frame.side != "")]  # else whose it is is not known
+    parts = placed.groupby(["set", "participant"]).split.transform("nunique")
+    divided = (parts > 1).reindex(frame.index, fill_value=False)
+    frame = frame.assign(contrary=contrary, divided=divided.astype(bool))
     wrong = _faults(listing, frame, pairs)
     called, people, sets = _shown(frame, listing, names)
     name = lambda f: called.get(f, f)
@@ -275,8 +287,7 @@ def _report(listing: Listing, frame, names) -> Report:
         [(name(f), *v, "", -1) for f, v in sorted(others.items())],
         columns=["file", "state", "reason", "split", "kl"],
     )
-    shown = files.drop(columns=["bytes", "pixels", "small", "letters", "wrong", "side_inside"])
-    shown = pd.concat([shown, more], ignore_index=True) if len(more) else shown
+    shown = pd.concat([files[_COLUMNS], more], ignore_index=True) if len(more) else files
     report = Report(listing.layout, shown[_COLUMNS].reset_index(drop=True), pairs)
     report.findings = _findings(listing, frame, pairs, left)
     report.sheet = _sheet(frame, files, pairs)
@@ -306,16 +317,13 @@ def _findings(listing, frame, pairs, left) -> list[tuple[bool, str]]:
     broken = frame.wrong[(frame.wrong != "") & ~frame.file.isin(left)]
     for reason, n in broken.value_counts().items():
         said.append((True, f"1 picture {reason}." if n == 1 else f"{n:,} pictures: each {reason}."))
-    split = frame[frame.split.isin(SPLITS) & (frame.side != "")]
-    parts = split.groupby(["set", "participant"]).split.nunique()
-    if n := int((parts > 1).sum()):
+    if n := frame[frame.divided].groupby(["set", "participant"]).ngroups:
         said.append((True, f"LEAK: {_plural(n, 'participant')} in more than one split."))
     for (how, where, grave), n in pairs.value_counts([*pairs.columns[2:]], sort=False).items():
         leak = ("LEAK: " if grave else "LEAK? ") if _stands(where) and " and " in where else ""
         pair = _plural(n, "pair of files", "pairs of files")
         said.append((grave, f"{leak}{pair}, {how}, {where}."))
-    contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
-    if n := int(contrary.sum()):
+    if n := int(frame.contrary.sum()):
         said.append((True, f"{_plural(n, 'picture')} with another side inside than in its name."))
     said += [(False, s) for s in _sights(frame)]
     said += [(False, s) for s in (*listing.notes, *gaps(frame))]
@@ -415,17 +423,13 @@ def contact_sheet(report: Report, columns: int = 8) -> Figure:
 # %% ../nbs/library/check.ipynb #d1cffc9a
 def as_text(report: Report) -> str:
     "The report for a terminal or a file."
-    counts = report.files.state.value_counts()
-    grave = [s for bad, s in report.findings if bad]
-    rest = [s for bad, s in report.findings if not bad]
     lines = [_verdict(report), "", f"Layout: {report.layout}.", _people(report), ""]
-    lines += [", ".join(f"{n:,} {state}" for state, n in counts.items()) + ".", ""]
+    lines += [report.states, ""]
     if report.usable:
         lines += ["Pictures that can be used:", report.counts().to_string(), ""]
-    if grave:
-        lines += ["In the way of load_knees:", *(f"  {s}" for s in grave), ""]
-    if rest:
-        lines += ["To know:", *(f"  {s}" for s in rest), ""]
+    for heading, grave in (("In the way of load_knees:", True), ("To know:", False)):
+        if said := report.said(grave):
+            lines += [heading, *(f"  {s}" for s in said), ""]
     return "\n".join(lines)
 
 
@@ -480,20 +484,16 @@ def whole_page(
 
 def as_page(report: Report) -> str:
     "The report as an HTML page beside `sheet.png` and `files.csv`."
-    items = lambda said: "<ul>" + "".join(f"<li>{html.escape(s)}</li>" for s in said) + "</ul>"
-    grave = [s for bad, s in report.findings if bad]
-    rest = [s for bad, s in report.findings if not bad]
     state = "good" if report.clean and report.usable else "bad"
     body = [f'<p class="{state}"><b>{html.escape(_verdict(report))}</b></p>']
-    counts = report.files.state.value_counts()
-    body.append(f"<p>Layout: {html.escape(report.layout)}. {html.escape(_people(report))} ")
-    body.append(", ".join(f"{n:,} {s}" for s, n in counts.items()) + ".</p>")
+    told = f"Layout: {report.layout}. {_people(report)} {report.states}"
+    body.append(f"<p>{html.escape(told)}</p>")
     if report.usable:
         body.append(report.counts().to_html(border=0))
-    if grave:
-        body.append("<h2>In the way</h2>" + items(grave))
-    if rest:
-        body.append("<h2>To know</h2>" + items(rest))
+    for heading, grave in (("In the way", True), ("To know", False)):
+        if said := report.said(grave):
+            items = "".join(f"<li>{html.escape(s)}</li>" for s in said)
+            body.append(f"<h2>{heading}</h2><ul>{items}</ul>")
     body.append('<h2>Contact sheet</h2><p><img src="sheet.png" alt="Some of the pictures"></p>')
     listed = report.files[report.files.state == "in the way"]
     listed = listed[["file", "split", "kl", "side", "reason"]].replace({"kl": {-1: ""}}).fillna("")
