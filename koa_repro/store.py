@@ -35,7 +35,7 @@ def listed(
     "What a store holds. Raises `FileNotFoundError` where it does not exist."
     store, rows = Path(store), []
     if not store.is_dir():
-        raise FileNotFoundError(f"There is no store at {store.name}: give --store FOLDER.")
+        raise FileNotFoundError(f"There is no store at {store}: give --store FOLDER.")
     for folder in sorted(p for p in store.iterdir() if _is_id(p.name)):
         try:
             run = _checked(folder, verify)
