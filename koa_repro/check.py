@@ -28,6 +28,7 @@ from .knee_files import FAULTS, corner
 from .layouts import AUTOMATIC, Listing, gaps, look, person
 from .letters import side_letters
 from .paths import writable, write_whole
+from .pictures import eight_bits
 from .privacy import code, published
 from koa_repro.radiographs import (
     UnreadableRadiograph,
@@ -54,7 +55,7 @@ def _examined(path: Path) -> dict:
         height, width = grey.shape
         found |= dict(width=width, height=height, side_inside=side or "")
         found["pixels"] = hashlib.sha256(f"{grey.shape}".encode() + grey.tobytes()).hexdigest()
-        eight = grey if grey.dtype == np.uint8 else np.uint8(np.clip(grey, 0, 1) * 255 + 0.5)
+        eight = eight_bits(grey)
         found["small"] = _fitted(eight)
         found["letters"] = side_letters(eight)
         knee = as_knee(grey)

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from .pictures import eight_bits
+
 # %% ../nbs/library/letters.ipynb #58389905
 _FACES = ("cmss10", "cmtt10", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif-Bold")
 _OTHERS = "ABCDEFGHIJKMNOPQSTUVWXYZ0123456789"
@@ -91,7 +93,7 @@ def side_letters(
     film: np.ndarray,  # (H, W) uint8, or float32 in [0, 1]; bone bright
 ) -> list[Letter]:  # the surest first
     "Side markers L and R burned into a film, and whether they stand back to front."
-    film = film if film.dtype == np.uint8 else (np.clip(film, 0, 1) * 255).astype(np.uint8)
+    film = eight_bits(film)
     shrink = min(1, _LONGEST / max(film.shape))
     if shrink < 1:
         size = [max(1, round(n * shrink)) for n in film.shape[::-1]]

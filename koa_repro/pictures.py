@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'LARGEST_FILE', 'DEPTHS', 'LEVELS', 'UnreadableRadiograph', 'is_dicom', 'check_size', 'check_scans',
-           'stretched']
+           'stretched', 'eight_bits']
 
 # %% ../nbs/library/pictures.ipynb #pic00003
 import numpy as np
@@ -50,3 +50,10 @@ def stretched(
     low, high = np.percentile(inside[:: 1 + inside.size // 10**6], (0.1, 99.9))
     few = (high - low) * 255 < LEVELS and len(np.unique(inside)) >= LEVELS
     return np.clip((grey - low) / (high - low), 0, 1) if few and high > low else grey
+
+
+def eight_bits(
+    grey: np.ndarray,  # uint8, or float in [0, 1]
+) -> np.ndarray:  # uint8, of the same shape
+    "Grey values rounded to eight bits."
+    return grey if grey.dtype == np.uint8 else np.uint8(np.clip(grey, 0, 1) * 255 + 0.5)

@@ -30,7 +30,7 @@ from .letters import side_letters
 from .localise import cut, directions, find_knees
 from .paths import writable, write_whole
 from .phantom import make_knees
-from .pictures import check_size
+from .pictures import check_size, eight_bits
 from .privacy import first_few
 from .radiographs import SMALLEST, UnreadableRadiograph, as_knee, decode, file_bytes
 from .recognition import LIMITS as LIMITS_OF_A_KNEE
@@ -126,7 +126,7 @@ def spots_of(
     side: str | None = None,  # of the knee, where the file says
 ) -> tuple[list[Spot], np.ndarray]:  # image-left first; the picture, (H, W) uint8, bone bright
     "The knees of a picture, none, one or two. Raises `UnreadableRadiograph`."
-    shown = image if image.dtype == np.uint8 else np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
+    shown = eight_bits(image)
     if min(shown.shape) < SMALLEST:
         size = f"{shown.shape[1]} x {shown.shape[0]}"
         raise UnreadableRadiograph(f"is {size} pixels; a knee alone needs {SMALLEST} x {SMALLEST}")
@@ -188,7 +188,7 @@ def phantom_film(
         upright = all(abs(k.angle) < 8 for k in film.knees)
         if upright and 1 < film.width / film.height < 1.5 and film.width < 4:
             film = replace(film, overlay=None, look=_LOOK)
-            return np.uint8(picture(film, 900, rng)[0].numpy() * 255 + 0.5)
+            return eight_bits(picture(film, 900, rng)[0].numpy())
 
 
 def draw_example(path: Path) -> Path:

@@ -21,6 +21,7 @@ from koa_repro.pictures import (
     LARGEST_FILE,
     check_scans,
     check_size,
+    eight_bits,
     is_dicom,
     stretched,
 )
@@ -161,9 +162,8 @@ def region_of_interest(
     inverted: bool,  # bone is dark
 ) -> np.ndarray:  # (300, 300) uint8, bone bright
     "What networks get of a knee's picture (Section III-B)."
-    roi = np.asarray(Image.fromarray(grey).resize((ROI, ROI), Image.Resampling.BICUBIC))
-    if roi.dtype != np.uint8:
-        roi = np.clip(roi * 255 + 0.5, 0, 255).astype(np.uint8)
+    roi = Image.fromarray(grey).resize((ROI, ROI), Image.Resampling.BICUBIC)
+    roi = eight_bits(np.asarray(roi))
     return 255 - roi if inverted else roi
 
 
