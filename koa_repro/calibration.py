@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'MEASURES', 'UNBOUNDED', 'own_shares', 'tempered', 'fit_temperature', 'recalibration', 'reliability',
-           'calibration_error', 'risk_area', 'confidence_measure', 'statistic_of', 'measure_interval']
+           'calibration_error', 'risk_area', 'confidence_measure', 'statistic_of', 'measured', 'measure_interval']
 
 # %% ../nbs/library/calibration.ipynb #07c00003
 from collections.abc import Callable
@@ -207,11 +207,18 @@ def statistic_of(
     return confidence_measure(p, name) if name in MEASURES else p.measure(name)
 
 
+def measured(
+    p: Predictions,
+    name: str,  # one of `MEASURES`, or of `stats.METRICS`
+) -> float:
+    "A measure of confidence or of accuracy on all knees, the mean over seeds."
+    return float(statistic_of(p, name)(np.ones((1, len(p.kl)))).mean())
+
+
 def measure_interval(
     p: Predictions,
     name: str,  # one of `MEASURES`, or of `stats.METRICS`
-    n: int = 2000,  # resamples
 ) -> Interval:
-    "A measure of confidence or of accuracy with its interval over participants and seeds."
+    "The same with its interval over participants and seeds."
     bounds = None if name in UNBOUNDED else (0, 1)
-    return bootstrap_interval(statistic_of(p, name), p.participant, n=n, bounds=bounds)
+    return bootstrap_interval(statistic_of(p, name), p.participant, n=2000, bounds=bounds)

@@ -21,7 +21,7 @@ import pandas as pd
 import scipy  # its parts load when they are first used: they are slow
 from PIL import Image
 
-from ..calibration import fit_temperature, measure_interval, tempered
+from ..calibration import fit_temperature, measured, tempered
 from ..data import KneeSet, load_knees
 from ..duplicates import copies, displacement, texture
 from ..evaluate import intervals
@@ -105,7 +105,7 @@ def compared() -> pd.DataFrame:  # one row a candidate and seed
     rows = []
     for (name, seed), part in pd.read_parquet(candidates_file()).groupby(["candidate", "seed"]):
         p = stack({name: [part]}, "val")[name]
-        values = {m: measure_interval(p, m).estimate for m in ("accuracy", "auc", "brier")}
+        values = {m: measured(p, m) for m in ("accuracy", "auc", "brier")}
         more = dict(training=part.training.iloc[0], minutes=part.minutes.iloc[0])
         rows.append(dict(candidate=name, seed=seed, **values, **more))
     return pd.DataFrame(rows)
