@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are first used: they are slow
 
-from ..calibration import statistic_of
+from ..calibration import measured, statistic_of
 from ..claims import paper_numbers, points
 from ..plotting import COLORS, PAGE, heading
 from koa_repro.results import (
@@ -144,9 +144,7 @@ def draw_lengths(
                 ax.plot(part.epochs, part.training, color=style["color"], lw=1, ls=":")
             for epochs in part.epochs:
                 for p in runs.get((loss, epochs), {}).values():
-                    ones = np.ones((1, len(p.file)))
-                    value = 100 * statistic_of(p, measure)(ones)[0, 0]
-                    ax.plot(epochs, value, ls="", ms=4.5, mfc="white", **style)
+                    ax.plot(epochs, 100 * measured(p, measure), ls="", ms=4.5, mfc="white", **style)
         ax.set_xscale("log")
         ax.set_xticks(ticks, ticks)
         ax.minorticks_off()
