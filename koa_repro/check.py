@@ -263,10 +263,9 @@ _COLUMNS = "file state reason set split kl side participant width height polarit
 def _report(listing: Listing, frame, names) -> Report:
     pairs = _pairs(frame)
     contrary = (frame.side_inside != "") & (frame.side != frame.side_inside)
-    placed = frame[frame.split.isin(SPLITS) & (frame.side != "")]  # else whose it is is not known
-    parts = placed.groupby(["set", "participant"]).split.transform("nunique")
-    divided = (parts > 1).reindex(frame.index, fill_value=False)
-    frame = frame.assign(contrary=contrary, divided=divided.astype(bool))
+    placed = frame.split.isin(SPLITS) & (frame.side != "")  # else whose it is is not known
+    splits = frame.split.where(placed).groupby([frame.set, frame.participant])
+    frame = frame.assign(contrary=contrary, divided=placed & (splits.transform("nunique") > 1))
     wrong = _faults(listing, frame, pairs)
     called, people, sets = _shown(frame, listing, names)
     name = lambda f: called.get(f, f)
@@ -288,8 +287,9 @@ def _report(listing: Listing, frame, names) -> Report:
         [(name(f), *v, "", -1) for f, v in sorted(others.items())],
         columns=["file", "state", "reason", "split", "kl"],
     )
-    shown = pd.concat([files[_COLUMNS], more], ignore_index=True) if len(more) else files
-    report = Report(listing.layout, shown[_COLUMNS].reset_index(drop=True), pairs)
+    shown = files[_COLUMNS].reset_index(drop=True)
+    shown = pd.concat([shown, more], ignore_index=True) if len(more) else shown
+    report = Report(listing.layout, shown, pairs)
     report.findings = _findings(listing, frame, pairs, left)
     report.sheet = _sheet(frame, files, pairs)
     at = lambda column: pairs[column].map(dict(enumerate(files.file)))

@@ -42,8 +42,9 @@ _TAGS = (
     "DistanceSourceToPatient EstimatedRadiographicMagnificationFactor "
     "PixelData FloatPixelData DoubleFloatPixelData"
 ).split()  # nothing else of a DICOM file is looked at
-_NEEDED = "PhotometricInterpretation SamplesPerPixel BitsAllocated BitsStored PixelRepresentation"
-_NEEDED = _NEEDED.split()  # to decode PixelData
+_NEEDED = (
+    "PhotometricInterpretation SamplesPerPixel BitsAllocated BitsStored PixelRepresentation"
+).split()  # to decode PixelData
 _MODALITIES = ("", "CR", "DX", "RG", "RF", "XA", "OT", "SC")
 _OTHER_PARTS = re.compile(
     "ABDOM|ANKLE|(?<!FORE)ARM|BREAST|CALCAN|CHEST|CLAVI|COCCYX|COLON|ELBOW|FINGER|FOOT|FOREARM|HAND|"
@@ -96,6 +97,14 @@ def _text(dataset, tag) -> str:
     return str(dataset.get(tag) or "").strip().upper()
 
 
+def _ends(dataset) -> tuple[str, ...]:
+    "Where a row and a column of the picture lead in the patient; empty where not both are told."
+    ends = dataset.get("PatientOrientation") or ()
+    if isinstance(ends, str) or len(ends) != 2 or not all(ends):
+        return ()
+    return tuple(str(end).upper() for end in ends)
+
+
 def _check_kind(dataset, knee):
     "Raises `UnreadableRadiograph` where the tags say that this is no radiograph of a knee."
     if (modality := _text(dataset, "Modality")) not in _MODALITIES:
@@ -107,7 +116,7 @@ def _check_kind(dataset, knee):
     if _OTHER_VIEWS.fullmatch(view := _text(dataset, "ViewPosition")):
         told = _named("view", view, "LL|RL|LAT|LATERAL|AXIAL|SKYLINE|SUNRISE|MERCHANT")
         raise UnreadableRadiograph(f"is {told}; give an AP or PA radiograph")
-    if {str(end)[:1].upper() for end in dataset.get("PatientOrientation") or ()} & {"A", "P"}:
+    if any(end[0] in "AP" for end in _ends(dataset)):
         raise UnreadableRadiograph(
             "is of a lateral or axial view, as its orientation says; give an AP or PA radiograph"
         )
@@ -116,7 +125,8 @@ def _check_kind(dataset, knee):
     kind = str(dataset.get("PhotometricInterpretation") or "")
     if not kind and not dataset.get("Rows"):
         raise UnreadableRadiograph("is a DICOM that is cut short or has no picture; fetch it again")
-    if missing := [tag for tag in _NEEDED if "PixelData" in dataset and tag not in dataset]:
+    needed = _NEEDED if "PixelData" in dataset else ()
+    if missing := [tag for tag in needed if tag not in dataset]:
         raise UnreadableRadiograph(
             f"is a DICOM without the tag {', '.join(missing)}; export it again"
         )
@@ -349,10 +359,9 @@ def _grey(dataset) -> np.ndarray:  # (H, W) float32 in [0, 1], bright as the tag
 # %% ../nbs/library/dicom.ipynb #c7de5e9b
 def _upright(dataset, grey, spacing):  # -> grey, spacing
     "The picture as it is usually displayed: head up, and the patient's left on the right."
-    ends = dataset.get("PatientOrientation") or ()
-    if isinstance(ends, str) or len(ends) != 2 or not all(ends):
+    if not (ends := _ends(dataset)):
         return grey, spacing
-    row, column = (str(end).upper() for end in ends)
+    row, column = ends
     if row[0] in "HF" and column[0] not in "HF":
         grey, row, column = grey.T, column, row
         spacing = spacing and spacing[::-1]

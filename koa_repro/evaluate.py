@@ -259,11 +259,10 @@ def evaluate(
     }
     side = done.row.map(told.set_index("row").side)
     against = done.row[(side != "") & (side != done.side)].astype(int).tolist()
-    notes = [f"Another side than in the labels, and counted: {_rows(against)} of predictions."]
     if labels is None:
         shipped, left = on_knees(own_answers("test"), pd.DataFrame(dict(file=p.file))), {}
         found |= {"shipped_": intervals(shipped), "minus_": differences(p, shipped, threshold)}
-    notes = (*_notes(p, threshold, left, labels is None), *notes * bool(against))
+    notes = _notes(p, threshold, left, against, labels is None)
     return Evaluation(p, _measures(found), notes)
 
 
@@ -285,13 +284,16 @@ def _measures(found: dict[str, dict[str, Interval]]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _notes(p: Predictions, threshold: float, left: dict, public: bool) -> tuple:
+def _notes(p: Predictions, threshold: float, left: dict, against: list, public: bool) -> tuple:
     people, n = len(set(p.participant)), [(p.kl == grade).sum() for grade in (0, 2)]
     notes = [
         f"{len(p.file):,} knees of {people:,} participants ({n[0]:,} of grade 0, {n[1]:,} of "
         f"grade 2), called grade 2 from a probability of {threshold:g}."
     ]
     notes += [f"Left out, {what}: {count:,}." for what, count in left.items() if count > 0]
+    if against:
+        told = f"Another side than in the labels, and counted: {_rows(against)} of predictions."
+        notes.append(told)
     if public:
         notes.append(
             "These are the public test knees. Whoever chooses a network, a threshold or a recipe "

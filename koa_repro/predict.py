@@ -30,9 +30,16 @@ from .letters import side_letters
 from .localise import cut, directions, find_knees
 from .paths import writable, write_whole
 from .phantom import make_knees
-from .pictures import check_size, eight_bits
+from .pictures import eight_bits
 from .privacy import first_few
-from .radiographs import SMALLEST, UnreadableRadiograph, as_knee, decode, file_bytes
+from koa_repro.radiographs import (
+    SMALLEST,
+    UnreadableRadiograph,
+    as_knee,
+    decode,
+    file_bytes,
+    squared,
+)
 from .recognition import LIMITS as LIMITS_OF_A_KNEE
 from .recognition import recognised
 
@@ -42,7 +49,6 @@ _COARSE = 150  # pixels of a square's edge below which it is told
 _TURNED = 10  # degrees from which it is told
 _UNSURE = 0.8  # confidence of the localiser below which it is told
 _SURE = 0.9  # from which a square is believed that does not look like a whole upright knee
-_SQUARE = 1.02  # a pixel's longer side in its shorter ones, from which a film is stretched
 _POOR = 0.4  # share of a square beyond the film from which its grade is doubtful
 
 
@@ -238,10 +244,8 @@ def _grey(path: Path) -> tuple[np.ndarray, str | None, list[str]]:
     image, spacing, side = decode(file_bytes(path), roi=False)
     named = (person_and_side(path.stem) or ("", None))[1]
     notes = []
-    if spacing and max(spacing) > _SQUARE * min(spacing):
-        rows, columns = np.array(image.shape) * spacing / min(spacing)
-        check_size(round(rows), round(columns))
-        image = np.asarray(Image.fromarray(image).resize((round(columns), round(rows))))
+    image, square = squared(image, spacing)
+    if square != spacing:
         notes.append(
             f"pixels of {spacing[1]:.3g} x {spacing[0]:.3g} mm; x, y and edge count square ones"
         )
@@ -417,9 +421,8 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _left(table) -> str:  # empty where nothing was left out
-    told = []
-    for why, names in table.attrs.get("left", {}).items():
-        told.append(f"{len(names):,}, {why} ({first_few(names)})")
+    left = table.attrs.get("left", {})
+    told = [f"{len(names):,}, {why} ({first_few(names)})" for why, names in left.items()]
     return f"Left out below the folders: {'; '.join(told)}." if told else ""
 
 

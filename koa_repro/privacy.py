@@ -116,7 +116,7 @@ def printable(text: str) -> str:
     return "".join(map(shown, text))
 
 
-def first_few(names: Sequence, most: int = 5) -> str:
-    "The first of some names, and how many more there are."
-    more = f" and {len(names) - most:,} more" * (len(names) > most)
-    return ", ".join(map(str, names[:most])) + more
+def first_few(names: Sequence) -> str:
+    "The first five of some names, and how many more there are."
+    more = f" and {len(names) - 5:,} more" * (len(names) > 5)
+    return ", ".join(map(str, names[:5])) + more

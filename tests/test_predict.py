@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from koa_repro import predict as films
 from koa_repro.data import example_knees, real_knees
 from koa_repro.grader import WEIGHTS, load_grader, own_answers, own_grader
+from koa_repro.localise import find_knees
 from koa_repro.paths import manifests, repository
 from koa_repro.predict import COLUMNS, draw_example, phantom_film, predict, read_file, spots_of
 from koa_repro.privacy import published_knees
@@ -333,6 +334,8 @@ def test_pixels_that_are_not_square_are_made_so(film, tmp_path):
     np.testing.assert_allclose(one[["x", "y", "edge"]], other[["x", "y", "edge"]], atol=25)
     np.testing.assert_allclose(one.p2, other.p2, atol=0.2)
     assert other.notes.str.contains("0.4 x 0.2 mm").all()
+    found = find_knees(tmp_path / "squeezed.dcm")  # as the library finds them
+    np.testing.assert_allclose([k.x for k in found], other.x, atol=5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (900, 127)])

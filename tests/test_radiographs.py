@@ -429,6 +429,10 @@ def test_sides_that_contradict_and_both_knees():
     assert decode(both, roi=False)[2] is None
 
 
+def test_half_an_orientation_says_nothing():
+    assert off(grey(PatientOrientation="LA")) < 0.6
+
+
 def test_orientation_is_followed():
     for ends, stored in (
         (["L", "F"], TWELVE),
