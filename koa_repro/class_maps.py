@@ -25,11 +25,12 @@ from .study import Study
 def class_map_frames(
     run: Run,  # with its weights
     knees: KneeSet,
+    weights: str = "reported",  # see `Run.predictions`
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each knee's logit difference by depth and patch (file, bias, "block patch" ...), and the
     mean class map of each grade (kl, block, patch, values: h x w, flat)."""
     lines, sums = [], {}
-    for model, index, views in batches(run, knees):
+    for model, index, views in batches(run, knees, weights):
         found, index = class_map(model, *views), index.numpy()
         parts, kl = {k: x.numpy() for k, x in found.between().items()}, knees.kl[index]
         line = {"file": knees.file[index], "bias": float(found.bias[1] - found.bias[0])}
@@ -50,7 +51,7 @@ def looked_at(
     sets: Sets,
 ) -> dict[str, list[tuple]]:  # loss -> both tables of each run; empty where one is missing
     "Both tables of every run that has features, the first indexed by file."
-    make = lambda run: class_map_frames(run, knees_of_test(study, run))
+    make = lambda run: class_map_frames(run, knees_of_test(study, run), "best")
     found = {
         loss: [derived_together(run, ("depths", "attention"), make) for run in s.runs]
         for loss, s in sets.items()

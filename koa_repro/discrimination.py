@@ -291,7 +291,7 @@ def unseen_answers(
 
     def make(run):
         knees = unseen_knees(study, run.spec)
-        model, on_device = reopen(run, knees)
+        model, on_device = reopen(run, knees, "best")
         p1 = predict(model, on_device).softmax(1)[:, 1].numpy()
         return knees.frame()[["file", "participant", "side", "kl", "split"]].assign(p1=p1)
 

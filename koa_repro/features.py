@@ -77,9 +77,10 @@ def neighbours_right(
 def feature_frame(
     run: Run,  # with its weights
     knees: KneeSet,
+    weights: str = "reported",  # see `Run.predictions`
 ) -> pd.DataFrame:  # file, features: one row a knee, float16
     "The vector that the last layer reads, of each knee."
-    found = [model.features(*views) for model, _, views in batches(run, knees)]
+    found = [model.features(*views) for model, _, views in batches(run, knees, weights)]
     return pd.DataFrame(dict(file=knees.file, features=list(torch.cat(found).half().numpy())))
 
 
@@ -101,7 +102,7 @@ def feature_sets(
     rows: Rows,  # "ce" and "hybrid"
 ) -> Sets:  # of the seeds that both losses have; empty where there is none
     "Test features under both losses, on the same knees in the same order."
-    make = lambda run: feature_frame(run, knees_of_test(study, run))
+    make = lambda run: feature_frame(run, knees_of_test(study, run), "best")
     pairs = [
         (p, [run and derived(run, "features", make) for run in p]) for p in zip(*rows.values())
     ]

@@ -200,13 +200,14 @@ def _coarse(knees):  # (B, 300, 300) -> (B, 100, 100), all of mean 1 but for emp
 def cam_frames(
     run: Run,  # with its weights
     knees: KneeSet,
+    weights: str = "reported",  # see `Run.predictions`
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Where each knee's Grad-CAM lies (file, `patches`, each of READINGS, `even`; `untrained` and
     `rank` on some knees, else NaN), and maps for the picture."""
     anew = build_network(replace(run.spec, seed=run.spec.seed + ANEW)).eval()
     every, classes, layer = -(-len(knees) // CONTROLS), len(run.spec.grades), None
     lines, kept = [], []
-    for model, index, views in batches(run, knees):
+    for model, index, views in batches(run, knees, weights):
         view, layer = view_of(model), NETWORKS[run.spec.network].layer
         cams = class_cams(model, views, model.get_submodule(layer), classes)
         with torch.no_grad():

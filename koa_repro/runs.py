@@ -140,24 +140,32 @@ class Run:
         "The weights that are reported: the `last` of a one-cycle schedule, else the `best`."
         return "last" if self.spec.recipe.schedule == "onecycle" else "best"
 
+    def _named(self, weights: str) -> str:  # "best" or "last"
+        own = self.reported
+        named = dict(reported=own, beside="best" if own == "last" else "last")
+        kind = named.get(weights, weights)
+        if kind not in named.values():
+            raise ValueError(
+                f"weights={weights!r} is not known: choose best, last, reported or beside."
+            )
+        return kind
+
     def predictions(self, weights: str = "reported") -> pd.DataFrame:
         """Per-knee softmax of validation and test: file, participant, side, kl, label, split, p0,
         p1, ... Of the `best` weights on validation, the `last`, those that are `reported`, or the
-        others, `beside` them."""
-        own, frame = self.reported, self.everything
-        named = dict(reported=own, beside="best" if own == "last" else "last")
-        weights = named.get(weights, weights)
-        return frame[frame.weights == weights].drop(columns="weights").reset_index(drop=True)
+        others, `beside` them. Raises `ValueError` for any other name."""
+        kind, frame = self._named(weights), self.everything
+        return frame[frame.weights == kind].drop(columns="weights").reset_index(drop=True)
 
     def tensors(self, kind: str) -> dict:
         "The tensors of its `best` or `last` weights, or its patches' `scale`."
         found = load(self.read(WEIGHTS)).items()
         return {k.removeprefix(f"{kind}/"): v for k, v in found if k.startswith(f"{kind}/")}
 
-    def model(self, weights: str = "best") -> nn.Module:
+    def model(self, weights: str = "reported") -> nn.Module:  # weights as in `predictions`
         "The trained network, on the CPU, in evaluation mode; its `scale` standardises the patches."
         model = build_network(self.spec)
-        model.load_state_dict(self.tensors(weights))
+        model.load_state_dict(self.tensors(self._named(weights)))
         model.scale = tuple(self.tensors("scale")["scale"].tolist())
         return model.eval()
 
@@ -520,9 +528,10 @@ def _store(spec: RunSpec, trainer: Trainer, knees: KneeSet, partial: Path, final
 def reopen(
     run: Run,  # with its weights
     knees: KneeSet,  # any knees
+    weights: str = "reported",  # or "beside", "best", "last": see `Run.predictions`
 ) -> tuple[nn.Module, DeviceKnees]:
     "A run's network, in evaluation mode on the CPU, and these knees as it sees them."
-    model = run.model()
+    model = run.model(weights)
     return model, DeviceKnees(knees, "cpu", run.spec.recipe.pixels, model.scale, view_of(model))
 
 
@@ -556,9 +565,12 @@ def derived_together(
 
 # %% ../nbs/library/runs.ipynb #59aafbe4
 def batches(
-    run: Run, knees: KneeSet, size: int = 32
+    run: Run,
+    knees: KneeSet,
+    weights: str = "reported",  # as for `reopen`
+    size: int = 32,
 ) -> Iterator:  # network, positions, views of `size` knees at a time
     "A run's network, and knees as it sees them, a few at a time."
-    model, seen = reopen(run, knees)
+    model, seen = reopen(run, knees, weights)
     for index in torch.arange(len(knees)).split(size):
         yield model, index, seen.views(index)

@@ -472,7 +472,8 @@ def test_answers_are_the_networks_own_and_stay_without_weights(phantom_run, monk
     knees = discrimination.unseen_knees(study, run.spec)
     one = knees.select(slice(3, 4))
     assert (
-        table.p1[3] == pytest.approx(predict(*reopen(run, one)).softmax(1)[0, 1].item(), abs=1e-5)
+        table.p1[3]
+        == pytest.approx(predict(*reopen(run, one, "best")).softmax(1)[0, 1].item(), abs=1e-5)
         and table.file[3] == one.file[0]
     )
     monkeypatch.setattr(

@@ -27,6 +27,7 @@ from koa_repro.phantom import make_knees
 from koa_repro.runs import (
     Run,
     RunSpec,
+    batches,
     derived,
     find,
     keep_reference,
@@ -260,6 +261,28 @@ def test_a_reference_is_never_overwritten(whole, tmp_path, monkeypatch):
     assert replicates(Run(whole.spec, kept)) == [] and keep_reference(whole) == kept
 
 
+@pytest.mark.parametrize("schedule, kind", [("constant", "best"), ("onecycle", "last")])
+def test_a_network_is_opened_with_the_weights_whose_predictions_are_given(
+    whole, knees, schedule, kind
+):
+    run = replace(whole, spec=replace(whole.spec, recipe=replace(RECIPE, schedule=schedule)))
+    test = knees.where(split="test")
+    said = {
+        name: predict(*reopen(run, test, name)).softmax(1)[:, 1].numpy()
+        for name in ("reported", "best", "last")
+    }
+    own = run.predictions().query("split == 'test'").p1
+    np.testing.assert_allclose(said["reported"], own, atol=1e-5)
+    assert (said["reported"] == said[kind]).all() and (said["best"] != said["last"]).any()
+    assert all(
+        (a.state_dict()["head.bias"] == run.tensors(kind)["head.bias"]).all()
+        for a in (run.model(), next(batches(run, test))[0])
+    )
+    for ask in (run.predictions, run.model):
+        with pytest.raises(ValueError, match="final"):
+            ask("final")
+
+
 def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "references", lambda: tmp_path)
 
@@ -270,7 +293,7 @@ def test_a_table_made_later_joins_the_kept_run(whole, knees, tmp_path, monkeypat
     kept = Run(whole.spec, keep_reference(whole))
     assert derived(kept, "again", again) is None  # a reference has no weights
     made = derived(whole, "again", again)
-    own = whole.predictions("best")
+    own = whole.predictions()
     own = own[own.split == "test"]
     np.testing.assert_allclose(made.p1, own.p1, atol=1e-5)  # single precision, in other batches
     assert derived(whole, "again", None) is not None  # made once

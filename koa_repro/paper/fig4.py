@@ -65,7 +65,7 @@ def looked_at(
     rows: Rows,
 ) -> Looked:  # row -> (shares, indexed by file; maps) of each run, None where never looked at
     "Both tables of every run, kept beside its predictions."
-    make = lambda run: cam_frames(run, knees_of_test(study, run))
+    make = lambda run: cam_frames(run, knees_of_test(study, run), "best")
 
     def tables(run):
         found = run and derived_together(run, ("cam", "cam_maps"), make)

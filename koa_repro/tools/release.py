@@ -192,7 +192,7 @@ def release(
     title = f"{spec.network}, {spec.loss} loss, {name}"
     seeds, file_of = _kept_seeds(folder, title), lambda s: folder / f"seed{s}.safetensors"
     for run in runs:
-        save_network(run.model(run.reported), file_of(run.spec.seed))
+        save_network(run.model(), file_of(run.spec.seed))
         made, fit = run.provenance, float(run.history.train_accuracy.iloc[-1])
         told = {k: made[k] for k in ("precision", "engine", "processor", "torch")}
         seeds[run.spec.seed] = run.spec.id, told, fit
