@@ -14,7 +14,7 @@ import pandas as pd
 import scipy  # its parts load when they are first used: they are slow
 from scipy.special import expit
 
-from .stats import Interval, Predictions, _binary, bootstrap_interval, numbers
+from .stats import METRICS, Interval, Predictions, _binary, bootstrap_interval, numbers
 
 # %% ../nbs/library/calibration.ipynb #c4f10010
 CORRECTIONS = ("raw", "prior-corrected")
@@ -203,7 +203,10 @@ def statistic_of(
     p: Predictions,
     name: str,  # one of `MEASURES`, or of `stats.METRICS`
 ) -> Callable:  # weights (b, N) -> (b, S)
-    "A measure of confidence or of accuracy, for `bootstrap_interval` and `paired_difference`."
+    """A measure of confidence or of accuracy, for `bootstrap_interval` and `paired_difference`.
+    Raises `ValueError` for an unknown name."""
+    if name not in (known := dict.fromkeys([*MEASURES, *METRICS])):
+        raise ValueError(f"Unknown measure {name!r}: choose one of {', '.join(known)}.")
     return confidence_measure(p, name) if name in MEASURES else p.measure(name)
 
 

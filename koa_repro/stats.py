@@ -75,7 +75,10 @@ def measure(
 ) -> Callable:  # weights (b, N) -> values (b, S)
     "A metric as a function of the knees' weights. A ratio without a denominator is NaN; F1 is 0."
     if metric not in METRICS:
-        raise ValueError(f"Unknown metric {metric!r}: choose one of {', '.join(METRICS)}.")
+        raise ValueError(
+            f"Unknown metric {metric!r}: choose one of {', '.join(METRICS)}; for a measure of "
+            "confidence give what `calibration.statistic_of` makes of it."
+        )
     positive, score = _binary("positive", positive), numbers("score", score)
     called = score >= 0.5
     right = called == positive if right is None else _binary("right", right)
@@ -457,12 +460,17 @@ def _statistic(x, metric, knees) -> Callable:
             "(seeds, knees) is wanted."
         )
     if isinstance(x, Predictions):
-        return x.measure(metric)
+        return x.measure(metric or "accuracy")
     return lambda w: w @ values.T / w.sum(1, keepdims=True)
 
 
 def _bootstrap(contrast, metric, level, drawn, test, bounds=None) -> Interval:
     "Mean over pairs of a - b (or of a alone) over participants and seeds, with both intervals."
+    if metric and not all(isinstance(x, Predictions) for pair in contrast for x in pair):
+        raise ValueError(
+            f"metric={metric!r} is computed from `Predictions`; plain values are averaged as they "
+            "are: give `Predictions` (`stack` makes them), or leave the metric out."
+        )
     terms = [
         (_statistic(x, metric, len(drawn.group)), sign)
         for pair in contrast
@@ -509,7 +517,7 @@ def _bootstrap(contrast, metric, level, drawn, test, bounds=None) -> Interval:
 def bootstrap_interval(
     values,  # (N,) or (S, N) to be averaged; `Predictions`; or weights (b, N) -> (b, S)
     clusters=None,  # (N,) participant of each knee; None: of the `Predictions`, or each knee
-    metric: str = "accuracy",  # of the `Predictions`
+    metric: str | None = None,  # of the `Predictions`; their accuracy
     n: int = 10_000,  # resamples
     seed: int = 0,  # of the resampling
     level: float = 0.95,  # nominal coverage
@@ -552,7 +560,7 @@ def bootstrap_metrics(
 # %% ../nbs/library/stats.ipynb #ebc9c73b
 def mean_difference(
     pairs: Sequence[tuple],  # (a, b) pairs; each a and b as in `paired_difference`
-    metric: str = "accuracy",  # of the `Predictions`
+    metric: str | None = None,  # of the `Predictions`; their accuracy
     clusters=None,  # (N,) participant of each knee
     n: int = 10_000,  # resamples
     level: float = 0.95,  # nominal coverage
@@ -572,7 +580,7 @@ def mean_difference(
 def paired_difference(
     a,  # `Predictions`; or (N,) or (S, N) values of the knees; or weights (b, N) -> (b, S)
     b,  # the same kind, on the same knees
-    metric: str = "accuracy",  # of the `Predictions`
+    metric: str | None = None,  # of the `Predictions`; their accuracy
     **kwargs,  # clusters, n, level and drawn of `mean_difference`
 ) -> Interval:  # in the metric's unit
     "a - b with interval and p value, over participants and seeds together."
@@ -732,19 +740,32 @@ class Outer(Interval):
         return float(np.min(ends)), float(np.max(ends))
 
 # %% ../nbs/library/stats_agreement.ipynb #85aba19e
+def _one_coding(grades, **reads):
+    "Raises `ValueError` for reads that are none of the grades: such as 0 and 1 beside 0 and 2."
+    for name, read in reads.items():
+        if (odd := ~np.isin(read, grades)).any():
+            raise ValueError(
+                f"{name} holds {read[odd][0]!s}, which is none of the grades "
+                f"{', '.join(map(str, grades))}: give all reads in one coding, and as `grades` all "
+                "that there could be."
+            )
+
+
 def _pairs_of(a, b, weights, grades) -> tuple:
     "How far apart two grades are, (K, K) in [0, 1]; the grades of a and b by number, each (S, N)."
     a, b = map(np.atleast_2d, _same_knees(a=a, b=b))
     both = np.concatenate([a.ravel(), b.ravel()])
     if weights and _is_text("a", both):
         raise ValueError(f"weights={weights!r} need grades that are numbers: a and b hold text.")
+    of_a, of_b = np.unique(a), np.unique(b)
+    if grades is None and min(len(of_a), len(of_b)) > 1 and not np.isin(of_a, of_b).all():
+        _one_coding(of_a, b=b)
     grades = np.unique(both if grades is None else grades)
     number = np.arange(len(grades))
     steps = np.abs(np.subtract.outer(number, number)) / max(len(grades) - 1, 1)
     if weights not in (None, "linear", "quadratic"):
         raise ValueError(f"weights={weights!r} is not known: choose None, linear or quadratic.")
-    if not np.isin(both, grades).all():
-        raise ValueError(f"A read is none of the grades {grades.tolist()}.")
+    _one_coding(grades, a=a, b=b)
     apart = {None: (steps > 0).astype(float), "linear": steps, "quadratic": steps**2}[weights]
     return apart, [np.searchsorted(grades, x) for x in np.broadcast_arrays(a, b)]
 
@@ -891,9 +912,12 @@ def mcnemar(
     a,  # (N,) the grades that a calls
     b,  # (N,) the grades that b calls
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
+    grades=None,  # all grades there could be; those of y where it holds several
 ) -> McNemar:  # .p, .mid_p, .only_a, .only_b
     "Is a correct more often than b? McNemar's exact test (1947); clustered: all sign patterns."
     y, a, b, *_ = _same_knees(y=y, a=a, b=b, clusters=clusters)
+    if grades is not None or len(np.unique(y)) > 1:
+        _one_coding(np.unique(y if grades is None else grades), a=a, b=b)
     ours, theirs = a == y, b == y
     net = ours.astype(int) - theirs
     if clusters is not None:

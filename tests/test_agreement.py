@@ -153,7 +153,7 @@ def test_a_reader_of_one_grade_is_not_sure_to_agree_by_chance_alone():
         (dict(a=[0, None, 1]), "a: .* row 1"),
         (dict(a=[], b=[]), "a, b"),
         (dict(weights="cubic"), "weights='cubic'"),
-        (dict(grades=(0, 2)), r"\[0, 2\]"),
+        (dict(grades=(0, 2)), "a holds 1, .* 0, 2"),
         (dict(clusters=["p", "q"]), "clusters has 2"),
     ],
 )
@@ -732,11 +732,30 @@ TEXT = np.array(["0", "2", "0", "2"])
         (lambda: stats.delong([0, 1, 0, 1], [0, 1, np.inf, 1], [0, 1, 0, 1]), "a: row 2"),
         (lambda: stats.delong_interval([0, 1, 0, 2], [0, 1, 0, 1]), "y: row 3"),
         (lambda: stats.noninferiority([0, 1, 2], [0, 1, 1], 0.05), "a: row 2"),
+        (lambda: stats.mcnemar([0, 2, 2], [0, 2, 2], [0, 1, 1]), "b holds 1"),
+        (
+            lambda: stats.mcnemar([0, 2, 2], np.array([False, True, True]), [0, 2, 2]),
+            "a holds True",
+        ),
+        (lambda: stats.mcnemar([0, 1, 1], [0.1, 0.9, 0.7], [0, 1, 1]), "a holds 0.1"),
+        (lambda: stats.mcnemar([0, 0], [0, 2], [0, 1], grades=(0, 2)), "b holds 1"),
+        (lambda: stats.cohen_kappa([0, 2, 2], [0, 1, 1]), "b holds 1"),
+        (lambda: stats.cohen_kappa([0.2, 0.8, 0.6], [0, 1, 1]), "b holds 0"),
+        (lambda: stats.cohen_kappa([0, 2], [0, 2], grades=(0, 1)), "a holds 2"),
     ],
 )
 def test_reads_that_are_none_are_refused_by_name(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_a_grade_that_one_reader_never_gives_is_allowed_where_all_are_named():
+    a, b = [0, 1, 3, 0], [0, 2, 3, 0]
+    with pytest.raises(ValueError, match="grades"):
+        stats.cohen_kappa(a, b)
+    assert stats.cohen_kappa(a, b, grades=range(5), n=100).kappa < 1
+    seen = stats.mcnemar([0, 1, 1, 0], a, [0, 1, 1, 0], grades=range(5))
+    assert (seen.both, seen.only_b) == (3, 1)
 
 
 def test_text_on_both_sides_is_as_good_as_numbers():

@@ -357,6 +357,20 @@ def test_differently_ordered_runs_are_refused():
         stats.paired_difference(a, b)
 
 
+def test_a_metric_is_computed_or_refused_never_ignored():
+    rng = np.random.default_rng(0)
+    score, who = rng.random((2, 40)), np.arange(40) // 2
+    for ask in (
+        lambda m: stats.paired_difference(*score, m, clusters=who, n=199),
+        lambda m: stats.bootstrap_interval(score[0], who, m, n=199),
+        lambda m: stats.mean_difference([tuple(score)], m, who, n=199),
+    ):
+        assert np.isfinite(ask(None).estimate)
+        for metric in ("auc", "accuracy"):
+            with pytest.raises(ValueError, match=metric):
+                ask(metric)
+
+
 @pytest.mark.parametrize(
     "values, clusters, word",
     [(np.ones(5), np.arange(6), "6 knees"), (np.array([1, np.nan, 0]), None, "row 1")],
