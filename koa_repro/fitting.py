@@ -13,6 +13,7 @@ import inspect
 import io
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -227,21 +228,49 @@ class Resumable:
         "A copy of the network's weights as they are now, on the CPU."
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
+    def identity(self) -> dict:  # of plain values
+        "What tells this training run from another, the shapes of its weights aside."
+        plain = lambda v: isinstance(v, (str, int, float, tuple))
+        options = {k: v for k, v in vars(self.model).items() if k[0] != "_" and plain(v)}
+        options = {k: options[k] for k in sorted(options) if k not in ("training", "scale")}
+        classes = np.concatenate([self.labels, self.val.labels.cpu().numpy()]).astype(np.int64)
+        return asdict(self.recipe) | dict(
+            seed=self.seed,
+            network=f"{type(self.model).__name__} {options}",
+            loss=f"{type(self.loss).__name__} {getattr(self.loss, 'settings', '')}".strip(),
+            knees=f"{len(self.train)} for training, {len(self.val)} for validation, mean "
+            f"{self.train.scale[0]:.4g}, {hashlib.sha256(classes.tobytes()).hexdigest()[:12]}",
+        )
+
     def state(self) -> dict:
         "Everything that a training run needs to go on, for `torch.save`."
         modules = {n: getattr(self, n).state_dict() for n in ("model", "loss", "optimizer")}
         books = {n: getattr(self, n) for n in ("best", "epoch", "history", "precision", "engine")}
-        return dict(**modules, **books, threads=torch.get_num_threads())
+        return dict(**modules, **books, of=self.identity(), threads=torch.get_num_threads())
 
     def load(self, state: dict):
-        "Go on from a state. Raises `ValueError` where precision or engine were others."
+        """Go on from a state. Raises `ValueError` where it is another training run's, or of another
+        precision or engine."""
+        own = self.identity()
+        for name, made in state.get("of", {}).items():
+            if made != own.get(name, made):
+                raise ValueError(
+                    f"The checkpoint is of another training run: its {name} is {made}, and "
+                    f"{own[name]} is wanted. Delete it, or give this run a file of its own."
+                )
         for name in ("precision", "engine"):
             if (made := state[name]) != getattr(self, name):
                 raise ValueError(
                     f"The checkpoint was trained with {name}={made!r}, this training would go on "
                     f"with {getattr(self, name)!r}: delete it, or set the {name}."
                 )
-        for name in ("model", "loss", "optimizer"):
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError:
+            raise ValueError(
+                "The checkpoint is of another network: delete it, or give this run its own file."
+            ) from None
+        for name in ("loss", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         if self.device.type == "cpu" and state.get("threads"):
             torch.set_num_threads(state["threads"])
@@ -263,7 +292,8 @@ def fit(
     expect: float = 0.0,  # seconds that the first epoch will take, where that is known
 ) -> Resumable:
     """Train until the recipe's last epoch, going on from the checkpoint where there is one.
-    Raises `NonFiniteLoss`, and `ValueError` for a checkpoint that cannot be read."""
+    Raises `NonFiniteLoss`, and `ValueError` for a checkpoint that cannot be read or is of another
+    training run."""
     if checkpoint and Path(checkpoint).exists():
         trainer.load(read_checkpoint(checkpoint, trainer.device))
     last, saved = trainer.recipe.epochs, monotonic()

@@ -460,3 +460,29 @@ def test_checkpoint_of_another_precision_is_refused(knees, spec, tmp_path):
     fit(new("float32"), tmp_path / "c.pt", progress=False, until=1)
     with pytest.raises(ValueError, match="precision"):
         fit(new("bf16"), tmp_path / "c.pt", progress=False)
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_stays(knees, tmp_path):
+    def new(model=SiameseGAP, knees=knees, loss=None, seed=0, **recipe):
+        loss = loss or HybridLoss()
+        recipe = replace(RECIPE, **recipe)
+        options = dict(padding=1) if model is SiameseGAP else {}
+        return Trainer(model(**options), loss, knees, recipe, seed, "float32", "cpu")
+
+    fit(new(), file := tmp_path / "c.pt", progress=False, until=1)
+    made = file.read_bytes()
+    for other, word in (
+        (new(seed=1), "seed is 0, and 1 "),
+        (new(epochs=4), "epochs is 3, and 4 "),
+        (new(rotation=5), "rotation"),
+        (new(loss=torch.nn.CrossEntropyLoss()), "loss is HybridLoss .* and CrossEntropyLoss "),
+        (new(loss=HybridLoss(smoothing=0.1)), "loss"),
+        (new(knees=knees.select(np.arange(len(knees)) != 0)), "knees"),
+        (new(knees=make_knees(120, seed=6)), "knees"),
+        (new(lambda: SiameseGAP(padding=1, pool="gmp")), "network"),
+        (new(lambda: SiameseGAP(padding=1, dropout=0.2, attention="ca8")), "another network"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            fit(other, file, progress=False)
+    assert file.read_bytes() == made
+    assert fit(new(), file, progress=False).epoch == RECIPE.epochs
