@@ -333,7 +333,7 @@ def fitting(
     name: str,  # one of `NETWORKS`
     pixels: int = PATCH,  # side of a patch
 ) -> dict:  # options for `create`
-    "What a network of Table IV needs at this size: padding, where its maps would vanish."
+    "What a network needs at this size: padding, where its maps would vanish."
     return dict(padding=1) if pixels < NETWORKS[name].smallest else {}
 
 # %% ../nbs/library/networks.ipynb #5e592620

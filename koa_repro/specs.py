@@ -10,7 +10,7 @@ __all__ = ['REVISION', 'hash_of', 'RunSpec', 'read_spec', 'defaults', 'build_net
 import inspect
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -39,7 +39,10 @@ def _signature(entry) -> dict:
 def _options(kind: str, known: dict, name: str, options) -> tuple:
     "Sorted (option, value) pairs but those at their default. Raises `ValueError` for unknown ones."
     if name not in known:
-        raise ValueError(f"{kind}={name!r} is not known: choose one of {', '.join(known)}.")
+        raise ValueError(
+            f"{kind}={name!r} is not known: choose one of {', '.join(known)}, or put your own into "
+            f"{'NETWORKS' if kind == 'network' else 'LOSSES'} first."
+        )
     signature = _signature(known[name])
     given = {k: _frozen(v) for k, v in dict(options).items()}
     if "classes" in given:
@@ -53,6 +56,31 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
             f"it takes {', '.join(signature)}."
         )
     return tuple(sorted((k, v) for k, v in given.items() if v != _frozen(signature[k].default)))
+
+
+@cache
+def _code(entry) -> str:
+    """Digest of the source of a network or loss that is not this library's, as far as its methods
+    and those of its bases go; empty for the library's own."""
+    make, given = getattr(entry, "make", entry), []
+    while isinstance(make, partial):
+        given, make = [make.args, sorted(make.keywords.items()), *given], make.func
+    if _is_ours(make):
+        return ""
+    parts = [c for c in make.__mro__ if not _is_ours(c)] if inspect.isclass(make) else []
+    methods = [f for c in parts for f in vars(c).values() if inspect.isfunction(f)]
+    try:
+        text = [inspect.getsource(f) for f in (methods if parts else [make])]
+    except (OSError, TypeError):
+        raise ValueError(
+            f"The source of {make} cannot be read, and a run is named by it: define it in a file "
+            "or in a notebook."
+        ) from None
+    return digest("".join([*text, *map(repr, given)]).encode())[:12]
+
+
+def _is_ours(made) -> bool:
+    return made.__module__.partition(".")[0] in ("koa_repro", "torch", "builtins")
 
 
 def _loss(name: str, grades: tuple, options: tuple) -> nn.Module:
@@ -94,8 +122,12 @@ class RunSpec:
 
     @property
     def description(self) -> dict:
-        "What differs from the defaults, with knees, seed and revision: what the hash is taken of."
-        return dict(_differences(self), knees=self.knees, seed=self.seed, revision=self.revision)
+        """What the hash is taken of: what differs from the defaults, with knees, seed and revision,
+        and the digest of the code of a network or loss that is not this library's."""
+        entries = dict(network_code=NETWORKS[self.network], loss_code=LOSSES[self.loss])
+        code = {name: text for name, entry in entries.items() if (text := _code(entry))}
+        own = dict(knees=self.knees, seed=self.seed, revision=self.revision)
+        return dict(_differences(self), **own, **code)
 
     @property
     def text(self) -> str:
@@ -131,10 +163,16 @@ def _short(value) -> str:
 def read_spec(
     text: str,  # JSON, as `spec.json` holds it
 ) -> RunSpec:
-    "A spec from its description."
+    "A spec from its description. Raises `ValueError` where a network or loss has other code now."
     d = json.loads(text)
+    code = {name: d.pop(name) for name in ("network_code", "loss_code") if name in d}
     recipe = Recipe(**{k: _frozen(v) for k, v in d.pop("recipe", {}).items()})
-    return RunSpec(**{k: _frozen(v) for k, v in d.items()}, recipe=recipe)
+    spec = RunSpec(**{k: _frozen(v) for k, v in d.items()}, recipe=recipe)
+    now = {name: v for name, v in spec.description.items() if name.endswith("_code")}
+    if code != now:
+        what = " and ".join(sorted(name.removesuffix("_code") for name in code | now))
+        raise ValueError(f"its {what} had other code")
+    return spec
 
 # %% ../nbs/library/specs.ipynb #7b55c3f7
 def defaults() -> dict:

@@ -1,5 +1,6 @@
 """Networks: sizes, views, a step and a prediction each, the registry, and the way to a kept run."""
 
+import importlib
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ from koa_repro.networks import (
 from koa_repro.patches import VIEWS, DeviceKnees, blank, view_of
 from koa_repro.phantom import make_knees
 from koa_repro.runs import knees_id, make_run, reopen
-from koa_repro.specs import RunSpec, build_network
+from koa_repro.specs import RunSpec, build_network, read_spec
 from koa_repro.study import PROFILES, Study, study_spec
 from koa_repro.training import Recipe, Trainer, predict
 
@@ -69,7 +70,7 @@ def test_sizes_to_the_parameter(name):
 
 def needs(name):
     "Options at 32 pixels."
-    return dict(padding=1) if name == "siamese-gap" else fitting(name, 32)
+    return fitting(name, 32)
 
 
 def trained_one_step(name, knees, loss, precision="float32"):
@@ -226,7 +227,7 @@ def test_monai_is_imported_only_where_it_is_needed():
     code = """
 import sys
 sys.modules['monai'] = None
-from koa_repro.specs import RunSpec, build_network
+from koa_repro.specs import RunSpec, build_network, read_spec
 build_network(RunSpec('a', network='antony'))
 try:
     build_network(RunSpec('a', network='resnet-18'))
@@ -327,3 +328,59 @@ def _maps(net, pixels):
         return [m.shape[-1] for m in net.eval().maps(torch.zeros(1, 1, pixels, pixels))]
     except RuntimeError:
         return None
+
+
+@pytest.mark.parametrize("padding", [0, 1, (0, 0, 0, 1), (1, 0, 0, 1)])
+def test_the_smallest_patch_is_told_and_a_smaller_one_refused(padding):
+    net = SiameseGAP(padding=padding).eval()
+    least = next(p for p in range(1, 129) if _maps(net, p))
+    enough = torch.zeros(2, 1, least, least)
+    assert net.smallest == least and net(enough, enough).shape == (2, 2)
+    for lateral, medial in ((enough[..., 1:],) * 2, (enough, enough[:1])):
+        with pytest.raises(ValueError, match=f"at least {least} pixels"):
+            net(lateral, medial)
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if NETWORKS[n].light])
+def test_what_a_network_needs_lets_small_patches_through(name):
+    for pixels in (16, 32, 64):
+        made = create(name, **fitting(name, pixels)).eval()
+        assert made(*blank(NETWORKS[name].view, pixels)).shape == (1, 2)
+
+
+# networks of one's own
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self, classes=2, width=4):
+        super().__init__()
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, lateral, medial):
+        return self.head((lateral FUSED medial).mean((1, 2, 3))[:, None].repeat(1, 4))
+"""
+
+
+def test_a_network_of_ones_own_is_named_by_its_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def spec(module, fused):
+        (tmp_path / f"{module}.py").write_text(OWN.replace("FUSED", fused))
+        small = importlib.import_module(module).Small
+        monkeypatch.setitem(NETWORKS, "small", Network(small, "Small", "head", printed=False))
+        return RunSpec("k", network="small", options=dict(width=4))
+
+    texts = [spec(f"own_{i}", fused).text for i, fused in enumerate("+-+")]
+    assert texts[0] == texts[2] != texts[1]
+    assert read_spec(texts[0]).text == texts[0]  # the code is the same, in another file
+    assert "code" not in RunSpec("k").text
+    spec("own_3", "-")
+    with pytest.raises(ValueError, match="network had other code"):
+        read_spec(texts[0])
+    monkeypatch.delitem(NETWORKS, "small")
+    with pytest.raises(ValueError, match="'small' is not known.*NETWORKS"):
+        read_spec(texts[0])
