@@ -33,7 +33,10 @@ def tempered(
     prior: np.ndarray | None = None,  # (K,) shares to correct to, from equal ones
 ) -> np.ndarray:  # (..., K) softmax
     """Softmax at a temperature, then corrected to a prior.
-    The log of a softmax is the logits up to a constant, which cancels."""
+    The log of a softmax is the logits up to a constant, which cancels. Raises `ValueError` for a
+    temperature or a prior that is not above 0."""
+    if not (0 < temperature < np.inf and np.min(1 if prior is None else prior) > 0):
+        raise ValueError(f"temperature={temperature}, prior={prior}: numbers above 0 are wanted.")
     probability = numbers("probability", probability, 0, 1, axis=-2)
     logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny)) / temperature
     if prior is not None:

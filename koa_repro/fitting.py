@@ -85,7 +85,8 @@ def part_of(knees, name: str):  # a `KneeSet` like it
     word = dict(train="training", val="validation")[name]
     if not len(part):
         raise ValueError(f"There is no {word} knee in {knees.name}: choose another split.")
-    if lacking := set(map(int, knees.label)) - set(map(int, part.label)):
+    classes = range(len(knees.grades)) if hasattr(knees, "grades") else map(int, knees.label)
+    if lacking := set(classes) - set(map(int, part.label)):
         raise ValueError(
             f"There is no {word} knee of class {min(lacking)} in {knees.name}: "
             f"give every grade {word} knees."

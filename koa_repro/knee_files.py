@@ -60,6 +60,7 @@ def fingerprint(
 
 
 _KEYS = ("file", "participant", "side", "kl", "label", "split", "inverted", "sha256")
+_ALLOWED = dict(side=("L", "R"), split=SPLITS)
 
 
 def _aligned(knees, label):
@@ -80,7 +81,9 @@ def _aligned(knees, label):
             f"KneeSet.label is not the index of kl in the grades {knees.grades}: "
             "leave it None to have it worked out."
         )
-    for name, allowed in (("side", ("L", "R")), ("split", SPLITS)):
+    if (nobody := np.isin(knees.participant, ("", "nan", "None"))).any():
+        raise ValueError(f"KneeSet.participant: row {nobody.argmax()} has none; say whose it is.")
+    for name, allowed in _ALLOWED.items():
         for bad in set(getattr(knees, name).tolist()) - set(allowed):
             raise ValueError(f"KneeSet.{name} holds {bad!r}: use {' or '.join(allowed)}.")
 
@@ -137,18 +140,30 @@ class KneeSet:
         return replace(self, **{name: getattr(self, name)[which] for name in ("images", *_KEYS)})
 
     def where(self, **values) -> "KneeSet":  # field = value, or a list of values
-        "The knees with these values, labels as they are: `knees.where(split='train', kl=2)`."
+        """The knees with these values, labels as they are: `knees.where(split='train', kl=2)`.
+        Raises `ValueError` for a field that there is not, and for a value that cannot be."""
         mask = np.ones(len(self), bool)
         for name, value in values.items():
             if name not in _KEYS:
                 raise ValueError(
                     f"KneeSet.where cannot choose by {name!r}: use one of {', '.join(_KEYS)}."
                 )
-            mask &= np.isin(getattr(self, name), [value] if np.isscalar(value) else list(value))
+            own, wanted = getattr(self, name), [value] if np.isscalar(value) else list(value)
+            if own.dtype.kind == "U":
+                wanted = list(map(str, wanted))
+            elif not all(isinstance(v, (int, np.integer, np.bool_)) for v in wanted):
+                raise ValueError(f"KneeSet.where: {name}={value!r} must be whole numbers.")
+            for bad in set(wanted) - set(_ALLOWED.get(name, wanted)):
+                named = " or ".join(_ALLOWED[name])
+                raise ValueError(f"KneeSet.where: {name}={bad!r} is not known: use {named}.")
+            mask &= np.isin(own, wanted)
         return self.select(mask)
 
     def only(self, *grades: int) -> "KneeSet":
-        "The knees of these grades alone, labelled anew: `knees.only(0, 2)`."
+        """The knees of these grades alone, labelled anew: `knees.only(0, 2)`.
+        Raises `ValueError` for a grade that was not read."""
+        if not grades or not set(grades) <= set(self.grades):
+            raise ValueError(f"KneeSet.only{grades}: give some of its own grades, {self.grades}.")
         return replace(self.where(kl=grades), label=None, grades=grades)
 
     def frame(self) -> pd.DataFrame:
@@ -431,7 +446,8 @@ def read_folder(
 ) -> KneeSet:
     """A folder of knees, split as it lies; where it is not split, `divided` is needed, and all
     are called train. Raises `KneeFilesError` with every fault at once."""
-    source, grades = Path(source), tuple(sorted({int(g) for g in grades}))
+    source = Path(source)
+    grades = tuple(sorted({int(g) for g in ([grades] if np.isscalar(grades) else grades)}))
     if not grades or not set(grades) <= set(GRADES):
         raise ValueError(f"grades is {grades}: use some of {GRADES}.")
     auto = isinstance(manifest, str) and manifest == "auto"

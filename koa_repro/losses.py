@@ -23,7 +23,9 @@ from koa_repro.variants import (
     WarmUp,
     check_choice,
     check_epochs,
+    check_mass,
     check_settings,
+    check_smoothing,
 )
 
 # %% ../nbs/method/5_losses.ipynb #943214d1
@@ -35,6 +37,7 @@ def soft_target(
 ) -> Tensor:  # (B, K), rows sum to one
     "Target distribution: `mass` on the own grade, the rest shared evenly by the others."
     if not isinstance(mass, Tensor):
+        check_mass(mass)
         mass = torch.full((1,), mass, dtype=dtype, device=labels.device)
     mass = mass.to(dtype).reshape(-1, 1)
     mine = labels[:, None] == torch.arange(classes, device=labels.device)
@@ -46,7 +49,7 @@ def _cross_entropy(target: Tensor, logp: Tensor) -> Tensor:  # (B, K), (B, K) ->
 
 
 def _look(logits: Tensor) -> bool:  # where a look at the labels' values costs nothing
-    return logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    return getattr(logits, "is_cpu", True) and not torch.compiler.is_compiling()
 
 # %% ../nbs/method/5_losses.ipynb #1d532bb1
 def LSCE(
@@ -54,7 +57,8 @@ def LSCE(
     labels: Tensor,  # (B,), class indices
     smoothing: float = 0.15,  # eps
 ) -> Tensor:  # (B,)
-    "Label-smoothing cross-entropy of each sample (eqs. 3-5)."
+    "Label-smoothing cross-entropy of each sample (eqs. 3-5). Raises `ValueError` for a wrong eps."
+    check_smoothing(smoothing)
     logp, K = log_probabilities(logits, labels, _look(logits)), logits.shape[1]
     return _cross_entropy(soft_target(1 - smoothing + smoothing / K, labels, K, logp.dtype), logp)
 
@@ -136,8 +140,9 @@ class HybridLoss(KeepsConfidence):
         self.guard_level, self.guard_scope = guard_level, guard_scope
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = self.terms(logits, labels).loss
         self.count_call(logits)
-        return self.terms(logits, labels).loss
+        return loss
 
     def terms(self, logits: Tensor, labels: Tensor, codes: Tensor | None = None) -> Terms:
         "The loss with all that led to it. `codes`, where given, take the partition's place."

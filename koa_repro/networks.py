@@ -318,14 +318,18 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+def _known(name: str):
+    if name not in NETWORKS:
+        raise ValueError(f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}.")
+
+
 def create(
     name: str,  # one of `NETWORKS`
     classes: int = 2,  # grades to tell apart
     **options,  # of the network
 ) -> nn.Module:
     "An untrained network. Raises `ValueError` for a name that does not exist."
-    if name not in NETWORKS:
-        raise ValueError(f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}.")
+    _known(name)
     return NETWORKS[name].make(classes=classes, **options)
 
 
@@ -333,7 +337,9 @@ def fitting(
     name: str,  # one of `NETWORKS`
     pixels: int = PATCH,  # side of a patch
 ) -> dict:  # options for `create`
-    "What a network needs at this size: padding, where its maps would vanish."
+    """What a network needs at this size: padding, where its maps would vanish. Raises `ValueError`
+    for a name that does not exist."""
+    _known(name)
     return dict(padding=1) if pixels < NETWORKS[name].smallest else {}
 
 # %% ../nbs/library/networks.ipynb #5e592620

@@ -106,9 +106,18 @@ def sample_views(
 
 # %% ../nbs/method/2_patches.ipynb #aebcfa71
 class DeviceKnees:
-    "A `KneeSet` on a device: regions as bytes, mirror signs, labels; `views` are network inputs."
+    """A `KneeSet` on a device: regions as bytes, mirror signs, labels; `views` are network inputs.
+    `scale` is the training knees' mean and standard deviation; None: these are the training knees.
+    Raises `ValueError` for a size or a view that there is not, and where there is no knee."""
 
     def __init__(self, knees, device, pixels=PATCH, scale: tuple | None = None, view="patches"):
+        if view not in VIEWS or pixels < 1 or PATCH % pixels:
+            raise ValueError(
+                f"view={view!r}, pixels={pixels!r}: choose one of {', '.join(VIEWS)}, and a number "
+                f"of pixels that divides {PATCH}."
+            )
+        if not len(knees.images):
+            raise ValueError("There is no knee: choose another split or other grades.")
         self.device, self.pixels, self.view = device, pixels, view
         self.rois = torch.from_numpy(knees.images).to(device)
         self.flip = torch.from_numpy(np.where(knees.side == "R", 1, -1)).to(device, torch.float32)

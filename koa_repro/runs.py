@@ -175,8 +175,9 @@ def references() -> Path:
     return manifests() / "reference"
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: str | Path) -> Run:
     """The run of a folder, whose description must give the folder's name. Raises `DamagedRun`."""
+    folder = Path(folder)
     try:
         text = (folder / "spec.json").read_text(encoding="utf-8")
         found = hash_of(json.loads(text))

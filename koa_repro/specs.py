@@ -11,6 +11,7 @@ import inspect
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache, partial
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -110,6 +111,11 @@ class RunSpec:
     revision: int = REVISION
 
     def __post_init__(self):
+        if not isinstance(self.seed, Integral) or not hasattr(self.grades, "__iter__"):
+            raise ValueError(
+                f"seed={self.seed!r}, grades={self.grades!r}: "
+                "a whole number and several grades are wanted."
+            )
         object.__setattr__(self, "grades", tuple(sorted(self.grades)))
         resolve_precision(self.precision, "cpu")  # refuses a name that does not exist
         object.__setattr__(

@@ -239,6 +239,7 @@ def stack(
     "Align every row and seed by file. Raises `ValueError` naming the run and the first bad knee."
     first, stacked = None, {}
     for name, frames in rows.items():
+        frames = [frames] if isinstance(frames, pd.DataFrame) else frames
         if not len(frames):
             raise ValueError(f"{name}: no run is given for this row.")
         parts = []
@@ -591,12 +592,13 @@ def holm(
     p: Sequence[float],  # (m,) p values
 ) -> np.ndarray:  # (m,) adjusted, in the order given
     """Holm's adjusted p values: the running maximum of (m - k + 1) p_(k), at most 1. Raises
-    `ValueError` for a p value that is not a number."""
+    `ValueError` for a p value that is no number from 0 to 1."""
     p = np.asarray(p, float)
-    if not np.isfinite(p).all():
+    if not (usable := (p >= 0) & (p <= 1)).all():
+        at = int(np.argmin(usable))
         raise ValueError(
-            f"The p value in position {int(np.argmin(np.isfinite(p)))} is not a number: "
-            "it cannot be adjusted."
+            f"The p value in position {at}, {p[at]:g}, is no number from 0 to 1: it cannot be "
+            "adjusted."
         )
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))

@@ -53,9 +53,12 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
             put(name, int(getattr(self, name)))
         for name in ("rate", "weight_decay", "rotation", "shift", "zoom"):
-            put(name, float(getattr(self, name)))
+            put(name, v := float(getattr(self, name)))
+            if not 0 <= v < math.inf or (name == "rate" and not v):
+                raise ValueError(f"{name}={v} must be finite and not below 0 (a rate above it).")
         for name in ("brightness", "gamma"):
-            put(name, v := tuple(map(float, getattr(self, name))))
+            v = getattr(self, name)
+            put(name, v := tuple(map(float, v if hasattr(v, "__iter__") else (v,))))
             if len(v) != 2 or not 0 < v[0] <= v[1] < math.inf:
                 raise ValueError(f"{name}={v} must be two positive numbers, the lower first.")
         for name, known in dict(schedule="constant onecycle", targets="epoch batch slice").items():

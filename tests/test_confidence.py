@@ -150,6 +150,14 @@ def test_a_temperature_can_be_undone_and_calls_the_same(p, T, share):
     ).all()  # a softmax that ran full in single precision
 
 
+@pytest.mark.parametrize(
+    "values", [dict(temperature=-1), dict(temperature=0), dict(prior=[0.0, 1.0])]
+)
+def test_a_temperature_or_prior_that_cannot_be_is_refused(values):
+    with pytest.raises(ValueError, match="above 0"):
+        tempered([[0.5, 0.5]], **values)
+
+
 @pytest.mark.parametrize("heat", [0.5, 1.0, 4.0])
 def test_the_temperature_that_was_planted_is_found(heat):
     frame = Made(1, heat=heat, n=4000).frame

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,9 @@ from koa_repro.knee_files import (
     real_knees,
     scan,
 )
-from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, cut_patches
+from koa_repro.patches import COLUMNS, PATCH, ROI, ROWS, DeviceKnees, cut_patches
 from koa_repro.paths import digest, manifests
+from koa_repro.phantom import make_knees
 from koa_repro.privacy import published_knees
 from koa_repro.radiographs import UnreadableRadiograph, polarity, read_radiograph
 from koa_repro.splits import SPLIT_RATIO
@@ -519,6 +521,48 @@ def test_a_mirrored_knee_has_the_same_patches(seed, sides, kind):
             and tuple(ours.shape) == (len(sides), PATCH, PATCH)
             and bool((ours == theirs).all())
         )
+
+
+def test_a_choice_of_knees_that_cannot_be_is_refused():
+    knees = make_knees(30, seed=1, grades=(0, 2))
+    one = knees.participant[0]
+    assert len(knees.where(participant=int(one) if one.isdigit() else one))
+    assert len(knees.where(split=["train", "val"], kl=2, side="L"))
+    for values, word in (
+        (dict(split="Test"), "'Test' is not known: use train"),
+        (dict(side=["L", "left"]), "'left'"),
+        (dict(kl="2"), "kl='2'"),
+        (dict(kl=[0, 2.5]), "kl="),
+        (dict(grade=2), "'grade'"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            knees.where(**values)
+    assert set(knees.only(2).kl) == {2}
+    for grades in ((0, 3), (), ("0",)):
+        with pytest.raises(ValueError, match=r"only.*\(0, 2\)"):
+            knees.only(*grades)
+
+
+@pytest.mark.parametrize("nobody", ["", np.nan, None])
+def test_a_knee_without_a_participant_is_refused(nobody):
+    knees = make_knees(4, seed=1)
+    people = knees.participant.astype(object)
+    people[2] = nobody
+    with pytest.raises(ValueError, match="participant: row 2"):
+        replace(knees, participant=people)
+
+
+def test_knees_on_a_device_have_a_size_and_a_view_that_there_are():
+    knees = make_knees(4, seed=1)
+    for values, word in (
+        (dict(pixels=100), "128"),
+        (dict(pixels=256), "128"),
+        (dict(view="whole"), "joint"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            DeviceKnees(knees, "cpu", **values)
+    with pytest.raises(ValueError, match="no knee"):
+        DeviceKnees(knees.select([]), "cpu")
 
 
 def test_patches_are_where_they_should_be():

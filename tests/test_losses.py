@@ -789,3 +789,17 @@ def test_variants_are_copied_and_pickled(reading, reduction, order):
         assert isinstance(same, HybridLoss) and same.settings == loss.settings
         assert same.class_confidence.equal(loss.class_confidence)
         assert same.class_confidence is not loss.class_confidence
+
+
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (lambda x, y: LSCE(x, y, 2), "smoothing=2"),
+        (lambda x, y: KLD(x, y, 1.4), "mass=1.4"),
+        (lambda x, y: HybridLoss()(x.numpy(), y), "logits are a ndarray"),
+        (lambda x, y: HybridLoss()(x, y.numpy()), "labels are a ndarray"),
+    ],
+)
+def test_what_a_loss_cannot_take_is_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call(torch.zeros(6, 2), torch.arange(6) % 2)

@@ -176,6 +176,8 @@ def test_a_grade_without_training_knees_is_named(knees, spec):
         some = knees.select(~((knees.split == part) & (knees.kl == 2)))
         with pytest.raises(ValueError, match=f"no {word} knee of class 1"):
             Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
+    with pytest.raises(ValueError, match="no training knee of class 0"):
+        Trainer(SiameseGAP(padding=1), HybridLoss(), knees.where(kl=2), RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +187,21 @@ def test_a_grade_without_training_knees_is_named(knees, spec):
         (dict(brightness=(1.3, 0.7)), "brightness"),
         (dict(brightness=(1,)), "brightness"),
         (dict(epochs=1.5), "epochs"),
+        (dict(gamma=1.2), "gamma"),
+        (dict(rate=float("nan")), "rate"),
+        (dict(rate=0), "rate"),
+        (dict(weight_decay=-1), "weight_decay"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(values, word):
     with pytest.raises(ValueError, match=word):
         Recipe(**values)
+
+
+@pytest.mark.parametrize("values, word", [(dict(seed="a"), "seed"), (dict(grades=2), "grades=2")])
+def test_a_spec_that_cannot_be_is_refused(values, word):
+    with pytest.raises(ValueError, match=word):
+        RunSpec("k", **values)
 
 
 def test_two_processes_train_once(knees, spec, tmp_path):

@@ -413,8 +413,9 @@ def test_holm_intervals_decide_as_holm(seed, m):
         [d.p for d in found.values()]
     ).tolist() and list(got) == list(found)
     assert all(g.level >= 0.95 - 1e-12 for g in got.values())
-    with pytest.raises(ValueError, match="position 1"):
-        stats.holm([0.1, np.nan])
+    for wrong in (np.nan, -0.1, 1.2):
+        with pytest.raises(ValueError, match=f"position 1, {wrong}"):
+            stats.holm([0.1, wrong])
 
 
 @given(st.integers(0, 10_000), st.integers(1, 8))
