@@ -241,7 +241,7 @@ def evaluate(
         one, other = (table[by].iloc[0] for table in (told, every))
         raise ValueError(
             f"{predictions} names no labelled knee ({one!r} here, {other!r} in the labels): name "
-            "knees alike in both."
+            "knees alike in both (`load_knees` with names=True keeps the names of a folder)."
         )
     people = [done.participant[done.kl == grade].nunique() for grade in (0, 2)]
     if min(people) < 2:
@@ -255,7 +255,7 @@ def evaluate(
         "knees of grade 0 or 2 without a probability": lost,
         "knees of other grades": len(every) - len(knees),
         **{f"rows of labels, {why} ({_rows(rows)})": len(rows) for why, rows in unusable.items()},
-        "rows of predictions that are of no labelled knee": len(told) - every.row.notna().sum(),
+        "rows of predictions that are of no knee above": len(told) - every.row.notna().sum(),
     }
     side = done.row.map(told.set_index("row").side)
     against = done.row[(side != "") & (side != done.side)].astype(int).tolist()

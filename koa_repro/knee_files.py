@@ -24,6 +24,8 @@ from koa_repro.layouts import (
     ABOUT,
     AUTOMATIC,
     HINT,
+    LABELS,
+    LACKS,
     LITTER,
     Listing,
     gaps,
@@ -196,8 +198,8 @@ FAULTS = dict(
     repeated="a second file of the same knee",
     unknown="not in the manifest",
     changed="with other bytes than the manifest says",
-    missing="in the manifest but not in the folder",
-    relabelled="with another participant, side, grade or split in the manifest",
+    missing="in the manifest or the table of labels, but not in the folder",
+    relabelled="with another participant, side, grade or split in the manifest or the table",
     unreadable="not usable as a radiograph",
 )
 
@@ -387,7 +389,9 @@ def _looked(source, table) -> Listing:
         raise FileNotFoundError(f"{several}: give the folder of one.")
     other = any(f for k, f in found.faults.items() if k not in ("unlabelled", "misnamed"))
     if (found.frame.kl < 0).all() and not other and not found.reasons:
-        raise FileNotFoundError(f"{source} holds no graded pictures of knees: {HINT}.")
+        lame = [f" ({f} is {why})" for f, why in found.left.items() if why.startswith(LACKS)]
+        why = "".join(lame)
+        raise FileNotFoundError(f"{source} holds no graded pictures of knees{why}: {HINT}.")
     auto = found.frame.split == "auto_test"
     found.left.update(dict.fromkeys(found.frame.file[auto], AUTOMATIC))
     found.frame = found.frame[~auto]
@@ -401,8 +405,8 @@ def _looked(source, table) -> Listing:
 
 def _tell(found, frame, grades):
     "Warn of what was left out and of gaps, without a name."
-    counts = found.counts_left().items()
-    said = [f"{n} files left out: {why}." for why, n in counts if why not in (LITTER, ABOUT)]
+    counts, usual = found.counts_left().items(), (LITTER, ABOUT, LABELS)
+    said = [f"{n} files left out: {why}." for why, n in counts if why not in usual]
     said += [*found.notes, *gaps(frame, grades)]
     if said:
         said.append("`koa check FOLDER` tells all.")

@@ -523,6 +523,13 @@ def test_a_mirrored_knee_has_the_same_patches(seed, sides, kind):
         )
 
 
+def test_a_table_that_cannot_label_is_told_with_its_missing_column(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,participant,kl\na.png,9000001,2\n")
+    with pytest.raises(FileNotFoundError, match="labels.csv is .* column side"):
+        load_knees(tmp_path)
+
+
 def test_a_choice_of_knees_that_cannot_be_is_refused():
     knees = make_knees(30, seed=1, grades=(0, 2))
     one = knees.participant[0]
