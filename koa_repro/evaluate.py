@@ -44,6 +44,8 @@ SCORES = ("p2", "p(kl-2)", "probability", "prob", "score", "p1")  # heads, the f
 
 
 def _table(path: str | Path) -> pd.DataFrame:
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"A {type(path).__name__} is no file: save it as csv and give that.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is no file: give a table, a csv say.")
     try:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .data import KneeSet
 from .networks import NETWORKS
-from .patches import COLUMNS, PATCH, ROI, ROWS, VIEWS, blank, view_of
+from .patches import COLUMNS, PATCH, ROI, ROWS, blank, view_of, windows_of
 from .runs import Run, batches
 from .specs import build_network
 
@@ -27,7 +27,7 @@ from .specs import build_network
 def class_cams(
     model: nn.Module,  # in evaluation mode
     views: Sequence[Tensor],  # one a window, (B, 1, h, w), as the network takes them
-    layer: nn.Module,  # makes the map; for two patches on the batch of both, lateral first
+    layer: nn.Module | str,  # or its path; makes the map, for two patches of both, lateral first
     classes: int = 2,
 ) -> Tensor:  # (K, W, B, h', w'): of each logit, each window, each knee
     """Grad-CAM of every logit, without its ReLU (Selvaraju et al. 2017, eqs. 1 and 2). Raises
@@ -43,6 +43,7 @@ def class_cams(
         raise ImportError(
             "Grad-CAM is taken from captum, which is not installed: pip install captum"
         ) from None
+    layer = model.get_submodule(layer) if isinstance(layer, str) else layer
     cam = LayerGradCam(model, layer)
     found = torch.stack([cam.attribute(tuple(views), target=k).detach() for k in range(classes)])
     return found[:, :, 0].unflatten(1, (len(views), -1))
@@ -50,10 +51,11 @@ def class_cams(
 
 def heat(
     cams: Tensor,  # (K, W, B, h, w), from `class_cams`
-    target: Tensor,  # (B,) the class asked for
+    target: Tensor | int,  # (B,) the class asked for, or one for all
     margin: bool = False,  # of its logit minus the mean of the others', instead of the logit alone
 ) -> Tensor:  # (W, B, h, w), never below 0
-    "Grad-CAM of one class a knee."
+    "Grad-CAM of one class a knee, or of one class."
+    target = torch.as_tensor(target).expand(cams.shape[2])
     mine = cams[target, :, torch.arange(len(target))].movedim(0, 1)
     return F.relu(mine - (cams.sum(0) - mine) / (len(cams) - 1) if margin else mine)
 
@@ -81,16 +83,24 @@ def on_roi(
     maps: Tensor,  # (W, B, h, w), one a window
     view: str,  # one of `VIEWS`
     places: tuple | None = None,  # from `map_places`; stretched over the window where None
-) -> np.ndarray:  # (B, 300, 300), of right knees; 0 where the network sees nothing
-    "The maps in their places on the region of interest."
+    side: np.ndarray | None = None,  # (B,) "L" or "R"; None: left knees stay mirrored
+) -> np.ndarray:  # (B, 300, 300), 0 where the network sees nothing
+    """The maps in their places on the region of interest, as of right knees or, where sides are
+    given, as on the film. Raises `ValueError` for a view that there is not."""
+    windows = windows_of(view)
+    if len(maps) != len(windows):
+        raise ValueError(f"{len(maps)} maps a knee do not fit the {len(windows)} of {view!r}.")
     knee = np.zeros((maps.shape[1], ROI, ROI), np.float32)
-    for (rows, columns, mirrored), m in zip(VIEWS[view], maps):
+    for (rows, columns, mirrored), m in zip(windows, maps):
         size = rows[1] - rows[0], columns[1] - columns[0]
         if places:
             m = _looking(m, size, *places[:2])
         else:
             m = F.interpolate(m[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         knee[:, slice(*rows), slice(*columns)] = (m.flip(-1) if mirrored else m).numpy()
+    if side is not None:
+        left = np.asarray(side) == "L"
+        knee[left] = knee[left, :, ::-1]
     return knee
 
 
@@ -136,7 +146,7 @@ def ceiling(
     "The largest preference that a map of this shape can have: all of it in its best row."
     eye = torch.eye(shape[0])[:, :, None].expand(-1, -1, shape[1])
     each, even = (
-        band_share(on_roi(m.expand(len(VIEWS[view]), -1, -1, -1), view, places))
+        band_share(on_roi(m.expand(len(windows_of(view)), -1, -1, -1), view, places))
         for m in (eye, torch.ones(1, *shape))
     )
     return float(np.nanmax(each) / even[0])

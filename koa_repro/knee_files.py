@@ -164,6 +164,8 @@ class KneeSet:
     def only(self, *grades: int) -> "KneeSet":
         """The knees of these grades alone, labelled anew: `knees.only(0, 2)`.
         Raises `ValueError` for a grade that was not read."""
+        grades = grades[0] if len(grades) == 1 and not np.isscalar(grades[0]) else grades
+        grades = tuple(grades)
         if not grades or not set(grades) <= set(self.grades):
             raise ValueError(f"KneeSet.only{grades}: give some of its own grades, {self.grades}.")
         return replace(self.where(kl=grades), label=None, grades=grades)

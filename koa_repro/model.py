@@ -79,8 +79,9 @@ def _check(pool, positions, attention, fusion):
     for name, value in dict(pool=pool, attention=attention, fusion=fusion).items():
         if value not in allowed[name]:
             raise ValueError(f"{name}={value!r} is not known: choose one of {allowed[name]}.")
-    if not positions or len(set(positions)) < len(positions) or not set(positions) <= {1, 2, 3, 4}:
-        shown = f"positions={tuple(positions)}"
+    blocks = list(positions) if hasattr(positions, "__iter__") else []
+    if not blocks or len(set(blocks)) < len(blocks) or not set(blocks) <= {1, 2, 3, 4}:
+        shown = f"positions={positions!r}"
         raise ValueError(f"{shown} must be distinct block numbers from 1 to 4, at least one.")
 
 
@@ -122,8 +123,8 @@ class SiameseGAP(nn.Module):
         padding: int | Sequence[int] = 0,  # of every convolution, or of those in each block
     ):
         super().__init__()
-        self.pool, self.positions, self.fusion = pool, tuple(sorted(positions)), fusion
         _check(pool, positions, attention, fusion)
+        self.pool, self.positions, self.fusion = pool, tuple(sorted(positions)), fusion
         channels = CHANNELS[: max(self.positions)]
         self.smallest = smallest_side(padding, len(channels))
         shapes = zip((1, *CHANNELS), channels, LAYERS, STRIDES, _four(padding))

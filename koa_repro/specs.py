@@ -48,7 +48,7 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
     given = {k: _frozen(v) for k, v in dict(options).items()}
     if "classes" in given:
         raise ValueError(f"{kind} {name}: classes follows from the grades, leave it out.")
-    if "positions" in given:
+    if isinstance(given.get("positions"), tuple):
         given["positions"] = tuple(sorted(given["positions"]))  # their order means nothing
     strange = set(given) - set(signature)
     if strange:

@@ -141,6 +141,8 @@ class Trainer(Resumable):
         device=None,  # the first GPU, or the CPU
         engine: str = "plain",
     ):
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"The recipe is a {type(recipe).__name__}: give a `Recipe`.")
         super().__init__(recipe, seed, precision, device, engine)
         train, val, self.aside = part_of(knees, "train"), part_of(knees, "val"), None
         aside = set_aside(train, seed) if recipe.targets == "slice" else None

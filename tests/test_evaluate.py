@@ -272,3 +272,8 @@ def test_the_command(tmp_path, capsys):
     assert main([*words[:3], "--threshold", "2"]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 3 and all(line.startswith("koa evaluate: ") for line in told)
+
+
+def test_a_table_in_memory_is_asked_for_as_a_file():
+    with pytest.raises(ValueError, match="DataFrame is no file: save it"):
+        evaluate(pd.DataFrame(dict(file=["a"], p2=[0.5])))

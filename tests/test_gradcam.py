@@ -69,7 +69,8 @@ def test_maps_are_those_of_the_definition(name):
     hook = layer.register_forward_hook(lambda _, i, o: seen.append(o))
     logits = model(*views)
     hook.remove()
-    found = class_cams(model, views, layer)
+    found = class_cams(model, views, NETWORKS[name].layer)
+    assert torch.equal(found, class_cams(model, views, layer))
     assert found.shape[:3] == (2, len(views), 2)
     for k in (0, 1):
         (gradient,) = torch.autograd.grad(logits[:, k].sum(), seen[0], retain_graph=True)
@@ -91,11 +92,29 @@ def test_heat_asks_each_knee_for_its_own_class():
     assert heat(cams, torch.tensor([0, 1])).flatten().tolist() == [1, 5]
     assert heat(cams, torch.tensor([1, 0])).flatten().tolist() == [3, 0]
     assert heat(cams, torch.tensor([0, 1]), margin=True).flatten().tolist() == [0, 7]
+    assert torch.equal(heat(cams, 1), heat(cams, torch.tensor([1, 1])))
     shifted = cams + 10  # what both logits share changes the published map, and no margin
     assert torch.equal(
         heat(shifted, torch.tensor([0, 1]), margin=True),
         heat(cams, torch.tensor([0, 1]), margin=True),
     )
+
+
+def test_maps_of_left_knees_are_turned_back_to_the_film():
+    "A map that is the patch itself lies on the film where the patch was cut, on either side."
+    knees = make_knees(8, seed=2)
+    assert set(knees.side) == {"L", "R"}
+    patches = cut_patches(torch.from_numpy(knees.images).float(), knees.side)
+    placed = on_roi(torch.stack(patches), "patches", side=knees.side)
+    for columns in COLUMNS:
+        place = slice(None), slice(*ROWS), slice(*columns)
+        np.testing.assert_array_equal(placed[place], knees.images[place])
+    right = on_roi(torch.stack(patches), "patches")
+    assert (right[knees.side == "R"] == placed[knees.side == "R"]).all()
+    with pytest.raises(ValueError, match="'knee' is not known"):
+        on_roi(torch.stack(patches), "knee")
+    with pytest.raises(ValueError, match="2 maps"):
+        on_roi(torch.stack(patches), "joint")
 
 
 class Bright(nn.Module):

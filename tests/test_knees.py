@@ -544,7 +544,7 @@ def test_a_choice_of_knees_that_cannot_be_is_refused():
     ):
         with pytest.raises(ValueError, match=word):
             knees.where(**values)
-    assert set(knees.only(2).kl) == {2}
+    assert set(knees.only(2).kl) == set(knees.only([2]).kl) == {2}
     for grades in ((0, 3), (), ("0",)):
         with pytest.raises(ValueError, match=r"only.*\(0, 2\)"):
             knees.only(*grades)

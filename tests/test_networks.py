@@ -301,6 +301,7 @@ def test_pooling_is_the_mean_and_the_maximum():
     [
         dict(pool="max"),
         dict(positions=()),
+        dict(positions=4),
         dict(positions=(0, 1)),
         dict(positions=(1, 1)),
         dict(fusion="sum"),

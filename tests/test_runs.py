@@ -176,6 +176,8 @@ def test_a_grade_without_training_knees_is_named(knees, spec):
         some = knees.select(~((knees.split == part) & (knees.kl == 2)))
         with pytest.raises(ValueError, match=f"no {word} knee of class 1"):
             Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
+    with pytest.raises(ValueError, match="recipe is a dict"):
+        Trainer(SiameseGAP(padding=1), HybridLoss(), knees, dict(epochs=1))
     with pytest.raises(ValueError, match="no training knee of class 0"):
         Trainer(SiameseGAP(padding=1), HybridLoss(), knees.where(kl=2), RECIPE)
 
