@@ -61,8 +61,8 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
 
 @cache
 def _code(entry) -> str:
-    """Digest of the source of a network or loss that is not this library's, as far as its methods
-    and those of its bases go; empty for the library's own."""
+    """Digest of a network or loss that is not this library's: of the source of its methods and of
+    its plain attributes, with those of its bases; empty for the library's own."""
     make, given = getattr(entry, "make", entry), []
     while isinstance(make, partial):
         given, make = [make.args, sorted(make.keywords.items()), *given], make.func
@@ -70,6 +70,8 @@ def _code(entry) -> str:
         return ""
     parts = [c for c in make.__mro__ if not _is_ours(c)] if inspect.isclass(make) else []
     methods = [f for c in parts for f in vars(c).values() if inspect.isfunction(f)]
+    plain = lambda name, v: name[:2] != "__" and isinstance(v, (str, int, float, tuple))
+    given += [item for c in parts for item in sorted(vars(c).items()) if plain(*item)]
     try:
         text = [inspect.getsource(f) for f in (methods if parts else [make])]
     except (OSError, TypeError):

@@ -357,6 +357,8 @@ from torch import nn
 
 
 class Small(nn.Module):
+    view = "VIEW"
+
     def __init__(self, classes=2, width=4):
         super().__init__()
         self.head = nn.Linear(width, classes)
@@ -369,14 +371,17 @@ class Small(nn.Module):
 def test_a_network_of_ones_own_is_named_by_its_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
-    def spec(module, fused):
-        (tmp_path / f"{module}.py").write_text(OWN.replace("FUSED", fused))
+    def spec(module, fused, view="patches"):
+        text = OWN.replace("FUSED", fused).replace("VIEW", view)
+        (tmp_path / f"{module}.py").write_text(text)
         small = importlib.import_module(module).Small
         monkeypatch.setitem(NETWORKS, "small", Network(small, "Small", "head", printed=False))
         return RunSpec("k", network="small", options=dict(width=4))
 
     texts = [spec(f"own_{i}", fused).text for i, fused in enumerate("+-+")]
     assert texts[0] == texts[2] != texts[1]
+    assert spec("own_view", "+", "band").text not in texts
+    assert spec("own_again", "+").text == texts[0]
     assert read_spec(texts[0]).text == texts[0]  # the code is the same, in another file
     assert "code" not in RunSpec("k").text
     spec("own_3", "-")
