@@ -85,7 +85,10 @@ def recalibration(
     positive: np.ndarray,  # (N,) bool, the true grade is positive
     what: str = "slope",  # or "intercept", with the slope held at 1
 ) -> Callable:  # weights (b, N) -> (b,); NaN where the likelihood has no maximum
-    "Calibration slope or intercept (Cox 1958) as a function of the knees' weights."
+    """Calibration slope or intercept (Cox 1958) as a function of the knees' weights. Raises
+    `ValueError` for anything else."""
+    if what not in ("slope", "intercept"):
+        raise ValueError(f"what={what!r} is not known: choose slope or intercept.")
     logit, y = numbers("logit", logit), _binary("positive", positive)
     free = what == "slope"
     x = np.stack([np.ones_like(logit), logit][: 1 + free], 1)  # (N, k)

@@ -154,6 +154,7 @@ def predict(
     batch: int = 64,
 ) -> Tensor:  # (N, K) logits, float32
     "Logits of knees as they are, in evaluation mode."
+    resolve_precision(precision, knees.device)  # refuses a name that does not exist
     model.eval()
     index = torch.arange(len(knees), device=knees.device) if index is None else index
     kind, logits = torch.device(knees.device).type, []
@@ -166,6 +167,14 @@ def predict(
 # %% ../nbs/library/fitting.ipynb #6b9992c1
 class NonFiniteLoss(RuntimeError):
     "The training loss became NaN or infinite; the message names the epoch and the step."
+
+
+def _plainly(module: nn.Module) -> str:
+    "A network or loss by its name and its options, as far as they are plain values."
+    plain = lambda v: isinstance(v, (str, int, float, tuple))
+    found = getattr(module, "settings", {k: v for k, v in vars(module).items() if plain(v)})
+    kept = sorted(k for k in found if k[0] != "_" and k not in ("training", "scale"))
+    return f"{type(module).__name__} {({k: found[k] for k in kept})}"
 
 
 class Resumable:
@@ -231,14 +240,11 @@ class Resumable:
 
     def identity(self) -> dict:  # of plain values
         "What tells this training run from another, the shapes of its weights aside."
-        plain = lambda v: isinstance(v, (str, int, float, tuple))
-        options = {k: v for k, v in vars(self.model).items() if k[0] != "_" and plain(v)}
-        options = {k: options[k] for k in sorted(options) if k not in ("training", "scale")}
         classes = np.concatenate([self.labels, self.val.labels.cpu().numpy()]).astype(np.int64)
         return asdict(self.recipe) | dict(
             seed=self.seed,
-            network=f"{type(self.model).__name__} {options}",
-            loss=f"{type(self.loss).__name__} {getattr(self.loss, 'settings', '')}".strip(),
+            network=_plainly(self.model),
+            loss=_plainly(self.loss),
             knees=f"{len(self.train)} for training, {len(self.val)} for validation, mean "
             f"{self.train.scale[0]:.4g}, {hashlib.sha256(classes.tobytes()).hexdigest()[:12]}",
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .data import KneeSet
 from .networks import NETWORKS
-from .patches import COLUMNS, PATCH, ROI, ROWS, blank, view_of, windows_of
+from .patches import COLUMNS, PATCH, ROI, ROWS, blank, sides_of, view_of, windows_of
 from .runs import Run, batches
 from .specs import build_network
 
@@ -31,7 +31,7 @@ def class_cams(
     classes: int = 2,
 ) -> Tensor:  # (K, W, B, h', w'): of each logit, each window, each knee
     """Grad-CAM of every logit, without its ReLU (Selvaraju et al. 2017, eqs. 1 and 2). Raises
-    `ValueError` in training mode and `ImportError` without captum."""
+    `ValueError` in training mode or for a layer without such maps, `ImportError` without captum."""
     if model.training:
         raise ValueError(
             "model is in training mode, where dropout and batch statistics change every logit: "
@@ -46,6 +46,12 @@ def class_cams(
     layer = model.get_submodule(layer) if isinstance(layer, str) else layer
     cam = LayerGradCam(model, layer)
     found = torch.stack([cam.attribute(tuple(views), target=k).detach() for k in range(classes)])
+    windows = sum(map(len, views))
+    if found.ndim != 5 or found.shape[1] != windows:
+        raise ValueError(
+            f"The layer gives {tuple(found.shape[1:])} for {windows} windows: Grad-CAM needs one "
+            "whose single call makes the maps of all, the lateral ones first."
+        )
     return found[:, :, 0].unflatten(1, (len(views), -1))
 
 
@@ -83,7 +89,7 @@ def on_roi(
     maps: Tensor,  # (W, B, h, w), one a window
     view: str,  # one of `VIEWS`
     places: tuple | None = None,  # from `map_places`; stretched over the window where None
-    side: np.ndarray | None = None,  # (B,) "L" or "R"; None: left knees stay mirrored
+    side: np.ndarray | None = None,  # (B,) "L" or "R", or one; None: left knees stay mirrored
 ) -> np.ndarray:  # (B, 300, 300), 0 where the network sees nothing
     """The maps in their places on the region of interest, as of right knees or, where sides are
     given, as on the film. Raises `ValueError` for a view that there is not."""
@@ -99,7 +105,7 @@ def on_roi(
             m = F.interpolate(m[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         knee[:, slice(*rows), slice(*columns)] = (m.flip(-1) if mirrored else m).numpy()
     if side is not None:
-        left = np.asarray(side) == "L"
+        left = sides_of(side, len(knee)) == "L"
         knee[left] = knee[left, :, ::-1]
     return knee
 

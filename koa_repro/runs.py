@@ -64,7 +64,7 @@ class DamagedRun(ValueError):
 
 
 class OtherVersion(DamagedRun):
-    "A run whose description this version cannot read."
+    "A run that was made by another version, or by a network or loss with other code."
 
 
 def _damaged(folder: Path, what: str) -> DamagedRun:
@@ -163,7 +163,9 @@ class Run:
         return {k.removeprefix(f"{kind}/"): v for k, v in found if k.startswith(f"{kind}/")}
 
     def model(self, weights: str = "reported") -> nn.Module:  # weights as in `predictions`
-        "The trained network, on the CPU, in evaluation mode; its `scale` standardises the patches."
+        """The trained network, on the CPU, in evaluation mode; its `scale` standardises the
+        patches. Raises `ValueError` where its network has other code now."""
+        read_spec(self.read("spec.json").decode())
         model = build_network(self.spec)
         model.load_state_dict(self.tensors(self._named(weights)))
         model.scale = tuple(self.tensors("scale")["scale"].tolist())
@@ -176,8 +178,11 @@ def references() -> Path:
 
 
 def open_run(folder: str | Path) -> Run:
-    """The run of a folder, whose description must give the folder's name. Raises `DamagedRun`."""
+    """The run of a folder, whose description must give the folder's name. Raises `DamagedRun`, and
+    `FileNotFoundError` where there is none."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no run at {folder}.")
     try:
         text = (folder / "spec.json").read_text(encoding="utf-8")
         found = hash_of(json.loads(text))
@@ -189,8 +194,8 @@ def open_run(folder: str | Path) -> Run:
         run = Run(read_spec(text), folder)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise OtherVersion(
-            f"The run {folder.name} was described by another version of koa-repro ({e}): read it "
-            "with that version, or move it elsewhere."
+            f"The run {folder.name} was made by other code ({e}): read it with the version of "
+            "koa-repro, the network and the loss that it was made with, or move it elsewhere."
         ) from None
     sums = run.sums
     if lost := [name for name in NEEDED if name not in sums or not (folder / name).is_file()]:
@@ -381,7 +386,7 @@ def make_run(
 ) -> Run | None:  # None where it was left unfinished
     """Train, predict and store one run, going on from its checkpoint.
     A second process asking for it waits. Raises `ValueError` for other knees than the spec's."""
-    if knees_id(knees.frame(), spec.grades) != spec.knees:
+    if knees.grades != spec.grades or knees_id(knees.frame(), spec.grades) != spec.knees:
         raise ValueError(
             f"{spec.title}: these are not the knees, or not the split, that the spec names."
         )

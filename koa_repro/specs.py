@@ -9,6 +9,7 @@ __all__ = ['REVISION', 'hash_of', 'RunSpec', 'read_spec', 'defaults', 'build_net
 # %% ../nbs/library/specs.ipynb #4a756332
 import inspect
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache, partial
 from numbers import Integral
@@ -37,14 +38,20 @@ def _signature(entry) -> dict:
     return dict(inspect.signature(getattr(entry, "make", entry)).parameters)
 
 
-def _options(kind: str, known: dict, name: str, options) -> tuple:
-    "Sorted (option, value) pairs but those at their default. Raises `ValueError` for unknown ones."
+def _entry(kind: str, name: str):
+    "A network or a loss of the registries. Raises `ValueError` for one that is not there."
+    known, where = (NETWORKS, "NETWORKS") if kind == "network" else (LOSSES, "LOSSES")
     if name not in known:
         raise ValueError(
             f"{kind}={name!r} is not known: choose one of {', '.join(known)}, or put your own into "
-            f"{'NETWORKS' if kind == 'network' else 'LOSSES'} first."
+            f"{where} first."
         )
-    signature = _signature(known[name])
+    return known[name]
+
+
+def _options(kind: str, name: str, options) -> tuple:
+    "Sorted (option, value) pairs but those at their default. Raises `ValueError` for unknown ones."
+    signature = _signature(_entry(kind, name))
     given = {k: _frozen(v) for k, v in dict(options).items()}
     if "classes" in given:
         raise ValueError(f"{kind} {name}: classes follows from the grades, leave it out.")
@@ -61,29 +68,45 @@ def _options(kind: str, known: dict, name: str, options) -> tuple:
 
 @cache
 def _code(entry) -> str:
-    """Digest of a network or loss that is not this library's: of the source of its methods and of
-    its plain attributes, with those of its bases; empty for the library's own."""
-    make, given = getattr(entry, "make", entry), []
-    while isinstance(make, partial):
-        given, make = [make.args, sorted(make.keywords.items()), *given], make.func
-    if _is_ours(make):
-        return ""
-    parts = [c for c in make.__mro__ if not _is_ours(c)] if inspect.isclass(make) else []
-    methods = [f for c in parts for f in vars(c).values() if inspect.isfunction(f)]
-    plain = lambda name, v: name[:2] != "__" and isinstance(v, (str, int, float, tuple))
-    given += [item for c in parts for item in sorted(vars(c).items()) if plain(*item)]
+    """Digest of the code of a network or loss that is not this library's: of all classes and
+    functions that it uses of those defined beside it, with their plain values; empty for the
+    library's own. Raises `ValueError` where its source cannot be read."""
+    todo, parts, seen, home = [getattr(entry, "make", entry)], [], set(), None
+    while todo:
+        made = todo.pop()
+        made = getattr(made, "__func__", made)  # of a static method
+        if isinstance(made, partial):
+            todo += [made.args, made.keywords, made.func]  # the last is looked at first
+        elif isinstance(made, property):
+            todo += [f for f in (made.fget, made.fset) if f]
+        elif inspect.isclass(made) or inspect.isfunction(made):
+            root = made.__module__.partition(".")[0]
+            home = home or root
+            if root == home not in ("koa_repro", "torch") and id(made) not in seen:
+                seen.add(id(made))
+                parts.append(made.__name__)
+                todo += _used(made, parts)
+        else:
+            with suppress(TypeError, ValueError):  # a value that no text stands for
+                parts.append(json.dumps(made, sort_keys=True))
+    return digest("\n".join(parts).encode())[:12] if seen else ""
+
+
+def _used(made, parts: list) -> list:
+    "What a class or a function is made of; a function's source goes to the parts."
+    if inspect.isclass(made):
+        own = [v for k, v in sorted(vars(made).items()) if k[:2] != "__" or inspect.isfunction(v)]
+        return [*own, *made.__bases__]
     try:
-        text = [inspect.getsource(f) for f in (methods if parts else [make])]
+        parts.append(inspect.getsource(made))
     except (OSError, TypeError):
         raise ValueError(
-            f"The source of {make} cannot be read, and a run is named by it: define it in a file "
-            "or in a notebook."
+            f"The source of {made.__qualname__} cannot be read, and a run is named by it: define "
+            "it in a file or in a notebook."
         ) from None
-    return digest("".join([*text, *map(repr, given)]).encode())[:12]
-
-
-def _is_ours(made) -> bool:
-    return made.__module__.partition(".")[0] in ("koa_repro", "torch", "builtins")
+    inside = inspect.getclosurevars(made)
+    names = {**inside.globals, **inside.nonlocals}
+    return [*(names[k] for k in sorted(names)), made.__defaults__, made.__kwdefaults__]
 
 
 def _loss(name: str, grades: tuple, options: tuple) -> nn.Module:
@@ -118,13 +141,16 @@ class RunSpec:
                 f"seed={self.seed!r}, grades={self.grades!r}: "
                 "a whole number and several grades are wanted."
             )
+        if not isinstance(self.knees, str):
+            raise ValueError("knees is the hash of a set: give knees_id(knees.frame(), grades).")
+        object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "grades", tuple(sorted(self.grades)))
         resolve_precision(self.precision, "cpu")  # refuses a name that does not exist
         object.__setattr__(
-            self, "options", _options("network", NETWORKS, self.network, self.options)
+            self, "options", _options("network", self.network, self.options)
         )
         object.__setattr__(
-            self, "loss_options", _options("loss", LOSSES, self.loss, self.loss_options)
+            self, "loss_options", _options("loss", self.loss, self.loss_options)
         )
         _loss(self.loss, self.grades, self.loss_options)  # refuses values that cannot be
 
@@ -132,8 +158,8 @@ class RunSpec:
     def description(self) -> dict:
         """What the hash is taken of: what differs from the defaults, with knees, seed and revision,
         and the digest of the code of a network or loss that is not this library's."""
-        entries = dict(network_code=NETWORKS[self.network], loss_code=LOSSES[self.loss])
-        code = {name: text for name, entry in entries.items() if (text := _code(entry))}
+        kinds = dict(network=self.network, loss=self.loss).items()
+        code = {f"{k}_code": text for k, name in kinds if (text := _code(_entry(k, name)))}
         own = dict(knees=self.knees, seed=self.seed, revision=self.revision)
         return dict(_differences(self), **own, **code)
 
@@ -179,7 +205,7 @@ def read_spec(
     now = {name: v for name, v in spec.description.items() if name.endswith("_code")}
     if code != now:
         what = " and ".join(sorted(name.removesuffix("_code") for name in code | now))
-        raise ValueError(f"its {what} had other code")
+        raise ValueError(f"its {what} had other code than is registered now")
     return spec
 
 # %% ../nbs/library/specs.ipynb #7b55c3f7

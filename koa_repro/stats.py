@@ -79,9 +79,9 @@ def measure(
             f"Unknown metric {metric!r}: choose one of {', '.join(METRICS)}; for a measure of "
             "confidence give what `calibration.statistic_of` makes of it."
         )
-    positive, score = _binary("positive", positive), numbers("score", score)
+    positive, score = _binary("positive", positive), np.atleast_2d(numbers("score", score))
     called = score >= 0.5
-    right = called == positive if right is None else _binary("right", right)
+    right = called == positive if right is None else np.atleast_2d(_binary("right", right))
     tp, fp, hit = (m.T.astype(float) for m in (called & positive, called & ~positive, right))
 
     def of(weights):
@@ -188,6 +188,8 @@ def _grades(frame, classes, name) -> tuple:
             f"{name}: label and grade disagree at {frame['file'].iloc[wrong[0]]}; "
             "a label is the index of its grade."
         )
+    if any(a >= b for a, b in zip(grades, grades[1:])):
+        raise ValueError(f"{name}: p0, p1, ... are of the grades {grades}, which do not ascend.")
     return grades
 
 
@@ -237,6 +239,8 @@ def stack(
     split: str = "test",  # "test" or "val"
 ) -> dict:  # row -> `Predictions`, all on the same knees in the same order
     "Align every row and seed by file. Raises `ValueError` naming the run and the first bad knee."
+    if isinstance(rows, pd.DataFrame) or not hasattr(rows, "items"):
+        raise ValueError("Give the tables by the name of their row: {'mine': [table]}.")
     first, stacked = None, {}
     for name, frames in rows.items():
         frames = [frames] if isinstance(frames, pd.DataFrame) else frames
@@ -250,6 +254,7 @@ def stack(
         p = [part[_classes(part)].to_numpy(float) for part in parts]
         if len({x.shape for x in p}) > 1:
             raise ValueError(f"{name}: its runs differ in their number of classes.")
+        grades = [_grades(part, p[0].shape[1], f"{name}, run {s}") for s, part in enumerate(parts)]
         stacked[name] = Predictions(
             name,
             first.index.to_numpy(str),
@@ -257,7 +262,7 @@ def stack(
             first["kl"].to_numpy(int),
             parts[0]["label"].to_numpy(int),
             np.stack(p),
-            _grades(parts[0], p[0].shape[1], name),
+            grades[0],
         )
     return stacked
 
@@ -394,6 +399,11 @@ class Interval:
         return {f"{name}{end}": scale * x for end, x in zip(("", "_low", "_high"), values)}
 
 # %% ../nbs/library/stats.ipynb #5eed0002
+def _check_level(level: float):
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {level}.")
+
+
 def seed_interval(
     values: Sequence[float],  # one a run
     level: float = 0.95,  # nominal coverage
@@ -402,6 +412,7 @@ def seed_interval(
     x = np.asarray(values, float)
     if not len(x):
         return None
+    _check_level(level)
     half = np.nan
     if len(x) > 1:
         half = scipy.stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
@@ -425,8 +436,7 @@ def percentile(
 ) -> tuple:  # (low, high); NaN where more than `UNDEFINED` of the replicates are
     """Replicates of rank k and n + 1 - k, with k = (n + 1)(1 - level)/2 rounded down. Raises
     `ValueError` for a level outside 0 to 1, or too few resamples for it."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}.")
+    _check_level(level)
     if (kept := _defined(replicates)) is None:
         return np.nan, np.nan
     k = int((len(kept) + 1) * (1 - level) / 2 + 1e-9)
@@ -641,7 +651,7 @@ def net_benefit(
     for name, x in dict(prevalence=prevalence, threshold=threshold).items():
         if not 0 < x < 1:
             raise ValueError(f"{name}={x!r}: a share above 0 and below 1 is wanted.")
-    up, score = _binary("positive", positive), numbers("score", score, 0, 1)
+    up, score = _binary("positive", positive), np.atleast_2d(numbers("score", score, 0, 1))
     act, worth = (score >= threshold).T.astype(float), threshold / (1 - threshold)
 
     def of(w):
@@ -678,6 +688,14 @@ def _same_knees(**reads) -> list:  # arrays whose last axis is the knee
         text, number = (" and ".join(k for k in kinds if kinds[k] == t) for t in (True, False))
         raise ValueError(f"Text in {text}, but numbers in {number}: give all as one kind.")
     return list(reads.values())
+
+
+def _same_vectors(**reads) -> list:  # arrays (N,)
+    "The same of one read a knee. Raises `ValueError` for several, such as those of several seeds."
+    for name, read in reads.items():
+        if read is not None and np.ndim(read) != 1:
+            raise ValueError(f"{name} has shape {np.shape(read)}: one read a knee is wanted.")
+    return _same_knees(**reads)
 
 
 def _is_text(name: str, reads: np.ndarray) -> bool:
@@ -917,7 +935,7 @@ def mcnemar(
     grades=None,  # all grades there could be; those of y where it holds several
 ) -> McNemar:  # .p, .mid_p, .only_a, .only_b
     "Is a correct more often than b? McNemar's exact test (1947); clustered: all sign patterns."
-    y, a, b, *_ = _same_knees(y=y, a=a, b=b, clusters=clusters)
+    y, a, b, *_ = _same_vectors(y=y, a=a, b=b, clusters=clusters)
     if grades is not None or len(np.unique(y)) > 1:
         _one_coding(np.unique(y if grades is None else grades), a=a, b=b)
     ours, theirs = a == y, b == y
@@ -952,8 +970,9 @@ def wilson(
     level: float = 0.95,  # nominal coverage
 ) -> Rate:  # .estimate, .low, .high
     "Share of hits with Wilson's interval (1927); clustered, for the effective number of knees."
-    hits, *_ = _same_knees(hits=hits, clusters=clusters)
+    hits, *_ = _same_vectors(hits=hits, clusters=clusters)
     hits = _binary("hits", hits)
+    _check_level(level)
     n, k, worth = len(hits), int(hits.sum()), _worth(hits.astype(float), clusters, level)
     low, high = _wilson(k / n, worth, level)
     over = f"{_unit(clusters)} (Wilson)"
@@ -1007,7 +1026,7 @@ def delong(
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
 ) -> DeLong:  # .p, .auc_a, .auc_b, .difference, .low, .high
     "Do two scores separate the grades equally well? (DeLong 1988, Obuchowski 1997; Fig. 8)"
-    y, a, b, *_ = _same_knees(y=y, a=a, b=b, clusters=clusters)
+    y, a, b, *_ = _same_vectors(y=y, a=a, b=b, clusters=clusters)
     auc, cov = _auc_parts(y, np.stack([numbers("a", a), numbers("b", b)]), clusters)
     difference = float(auc[0] - auc[1])
     error = float(np.sqrt(max(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0)))
@@ -1030,7 +1049,7 @@ def delong_interval(
     clusters=None,  # (N,) participant of each knee; each knee on its own where None
 ) -> Interval:  # at 95%, cut at 0 and 1
     "An AUC; each end is the outer of DeLong's and of Wilson's for the effective participants."
-    y, score, *_ = _same_knees(y=y, score=score, clusters=clusters)
+    y, score, *_ = _same_vectors(y=y, score=score, clusters=clusters)
     (auc,), cov = _auc_parts(y, numbers("score", score)[None], clusters)
     z, variance = scipy.stats.norm.ppf(0.975), max(cov[0, 0], 0)
     group = np.arange(len(y)) if clusters is None else _groups(clusters)
