@@ -732,6 +732,11 @@ TEXT = np.array(["0", "2", "0", "2"])
         (lambda: stats.delong([0, 1, 0, 1], [0, 1, np.inf, 1], [0, 1, 0, 1]), "a: row 2"),
         (lambda: stats.delong_interval([0, 1, 0, 2], [0, 1, 0, 1]), "y: row 3"),
         (lambda: stats.noninferiority([0, 1, 2], [0, 1, 1], 0.05), "a: row 2"),
+        (lambda: stats.mcnemar([0, 1], [[0, 1], [1, 1]], [0, 1]), r"a has shape \(2, 2\)"),
+        (lambda: stats.wilson([[0, 1]]), "hits has shape"),
+        (lambda: stats.wilson([0, 1], level=95), "level"),
+        (lambda: stats.delong([0, 1], [[0, 1]], [0, 1]), "a has shape"),
+        (lambda: stats.delong_interval([0, 1], [[0, 1]]), "score has shape"),
         (lambda: stats.mcnemar([0, 2, 2], [0, 2, 2], [0, 1, 1]), "b holds 1"),
         (
             lambda: stats.mcnemar([0, 2, 2], np.array([False, True, True]), [0, 2, 2]),

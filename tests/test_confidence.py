@@ -158,6 +158,11 @@ def test_a_temperature_or_prior_that_cannot_be_is_refused(values):
         tempered([[0.5, 0.5]], **values)
 
 
+def test_recalibration_gives_what_is_asked_for():
+    with pytest.raises(ValueError, match="'Slope'"):
+        recalibration([0.1, -0.2], [1, 0], "Slope")
+
+
 @pytest.mark.parametrize("heat", [0.5, 1.0, 4.0])
 def test_the_temperature_that_was_planted_is_found(heat):
     frame = Made(1, heat=heat, n=4000).frame

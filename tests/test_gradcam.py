@@ -109,12 +109,35 @@ def test_maps_of_left_knees_are_turned_back_to_the_film():
     for columns in COLUMNS:
         place = slice(None), slice(*ROWS), slice(*columns)
         np.testing.assert_array_equal(placed[place], knees.images[place])
+    one = on_roi(torch.stack(patches)[:, :1], "patches", side="L")[0]
+    assert (one[:, ::-1] == on_roi(torch.stack(patches)[:, :1], "patches")[0]).all()
+    for side, word in ((["l"] * 8, "neither L nor R"), (["L"] * 3, "8 knees but 3 sides")):
+        with pytest.raises(ValueError, match=word):
+            on_roi(torch.stack(patches), "patches", side=side)
     right = on_roi(torch.stack(patches), "patches")
     assert (right[knees.side == "R"] == placed[knees.side == "R"]).all()
     with pytest.raises(ValueError, match="'knee' is not known"):
         on_roi(torch.stack(patches), "knee")
     with pytest.raises(ValueError, match="2 maps"):
         on_roi(torch.stack(patches), "joint")
+
+
+class Apart(nn.Module):
+    "The maps of the two patches are made one after the other."
+
+    def __init__(self):
+        super().__init__()
+        self.map, self.head = nn.Identity(), nn.Linear(2, 2)
+
+    def forward(self, lateral, medial):
+        return self.head(torch.cat([self.map(x).mean((2, 3)) for x in (lateral, medial)], 1))
+
+
+@pytest.mark.parametrize("layer", ["map", "head"])
+@pytest.mark.parametrize("n", [3, 4])
+def test_a_layer_without_the_maps_of_all_windows_is_refused(layer, n):
+    with pytest.raises(ValueError, match=f"for {2 * n} windows"):
+        class_cams(Apart().eval(), [torch.rand(n, 1, 16, 16) for _ in range(2)], layer)
 
 
 class Bright(nn.Module):

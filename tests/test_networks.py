@@ -23,7 +23,7 @@ from koa_repro.networks import (
 )
 from koa_repro.patches import VIEWS, DeviceKnees, blank, view_of
 from koa_repro.phantom import make_knees
-from koa_repro.runs import knees_id, make_run, reopen
+from koa_repro.runs import knees_id, make_run, open_run, reopen
 from koa_repro.specs import RunSpec, build_network, read_spec
 from koa_repro.study import PROFILES, Study, study_spec
 from koa_repro.training import Recipe, Trainer, predict
@@ -355,24 +355,36 @@ OWN = """
 import torch
 from torch import nn
 
+POWER = 1
+
+
+class Block(nn.Module):
+    def forward(self, x):
+        return x**POWER
+
 
 class Small(nn.Module):
     view = "VIEW"
 
     def __init__(self, classes=2, width=4):
         super().__init__()
-        self.head = nn.Linear(width, classes)
+        self.head, self.block = nn.Linear(width, classes), Block()
+
+    @staticmethod
+    def scaled(x):
+        return 2 * x
 
     def forward(self, lateral, medial):
-        return self.head((lateral FUSED medial).mean((1, 2, 3))[:, None].repeat(1, 4))
+        return self.head(self.block(lateral FUSED medial).mean((1, 2, 3))[:, None].repeat(1, 4))
 """
 
 
 def test_a_network_of_ones_own_is_named_by_its_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
-    def spec(module, fused, view="patches"):
-        text = OWN.replace("FUSED", fused).replace("VIEW", view)
+    def spec(module, fused, *change):
+        text = OWN.replace("FUSED", fused).replace(*change or ("x", "x"))
+        text = text.replace("VIEW", "patches")
         (tmp_path / f"{module}.py").write_text(text)
         small = importlib.import_module(module).Small
         monkeypatch.setitem(NETWORKS, "small", Network(small, "Small", "head", printed=False))
@@ -380,7 +392,14 @@ def test_a_network_of_ones_own_is_named_by_its_code(tmp_path, monkeypatch):
 
     texts = [spec(f"own_{i}", fused).text for i, fused in enumerate("+-+")]
     assert texts[0] == texts[2] != texts[1]
-    assert spec("own_view", "+", "band").text not in texts
+    changes = [
+        ("VIEW", "band"),
+        ("x**POWER", "x.abs()"),
+        ("POWER = 1", "POWER = 2"),
+        ("2 * x", "x"),
+    ]
+    others = [spec(f"own_other_{i}", "+", *change).text for i, change in enumerate(changes)]
+    assert len({*others, *texts}) == 2 + len(changes)
     assert spec("own_again", "+").text == texts[0]
     assert read_spec(texts[0]).text == texts[0]  # the code is the same, in another file
     assert "code" not in RunSpec("k").text
@@ -390,3 +409,36 @@ def test_a_network_of_ones_own_is_named_by_its_code(tmp_path, monkeypatch):
     monkeypatch.delitem(NETWORKS, "small")
     with pytest.raises(ValueError, match="'small' is not known.*NETWORKS"):
         read_spec(texts[0])
+
+
+def test_a_run_in_hand_does_not_open_with_other_code(tmp_path, monkeypatch):
+    class Mean(torch.nn.Module):
+        def __init__(self, classes=2):
+            super().__init__()
+            self.head = torch.nn.Linear(1, classes)
+
+        def forward(self, lateral, medial):
+            return self.head((lateral + medial).mean((1, 2, 3))[:, None])
+
+    class Other(Mean):
+        def forward(self, lateral, medial):
+            return -super().forward(lateral, medial)
+
+    put = lambda made: monkeypatch.setitem(NETWORKS, "mean", Network(made, "Mean", "head"))
+    put(Mean)
+    every = make_knees(60, seed=4, grades=GRADES)
+    two = every.only(0, 2)
+    recipe = Recipe(epochs=1, batch=8, pixels=16)
+    spec = RunSpec(knees_id(two.frame()), network="mean", recipe=recipe)
+    run = make_run(spec, two, tmp_path, progress=False, device="cpu")
+    assert open_run(str(run.path)).spec == spec
+    put(Other)
+    for ask in (run.model, lambda: open_run(run.path)):
+        with pytest.raises(ValueError, match="network had other code"):
+            ask()
+    put(Mean)
+    assert run.model().head.bias.shape == (2,)
+    with pytest.raises(FileNotFoundError, match="no run at"):
+        open_run(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="not the knees"):  # of more grades than the spec's
+        make_run(spec, every, tmp_path / "other", progress=False, device="cpu")

@@ -200,10 +200,14 @@ def test_a_recipe_that_cannot_be_is_refused(values, word):
         Recipe(**values)
 
 
-@pytest.mark.parametrize("values, word", [(dict(seed="a"), "seed"), (dict(grades=2), "grades=2")])
+@pytest.mark.parametrize(
+    "values, word",
+    [(dict(seed="a"), "seed"), (dict(grades=2), "grades=2"), (dict(knees=3), "knees_id")],
+)
 def test_a_spec_that_cannot_be_is_refused(values, word):
     with pytest.raises(ValueError, match=word):
-        RunSpec("k", **values)
+        RunSpec(**(dict(knees="k") | values))
+    assert RunSpec("k", seed=np.int64(3)).id == RunSpec("k", seed=3).id
 
 
 def test_two_processes_train_once(knees, spec, tmp_path):
@@ -498,5 +502,10 @@ def test_a_checkpoint_of_another_training_is_refused_and_stays(knees, tmp_path):
     ):
         with pytest.raises(ValueError, match=word):
             fit(other, file, progress=False)
+    smooth = tmp_path / "smooth.pt"
+    cross = lambda smoothing: torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+    fit(new(loss=cross(0.1)), smooth, progress=False, until=1)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        fit(new(loss=cross(0.5)), smooth, progress=False)
     assert file.read_bytes() == made
     assert fit(new(), file, progress=False).epoch == RECIPE.epochs

@@ -177,7 +177,7 @@ def test_stack_names_run_and_knee(change, words):
 def test_stack_refuses_labels_that_are_not_the_grades_index():
     bad = frames(seed=1)
     bad[0].loc[0, "label"] = 1 - bad[0].loc[0, "label"]
-    with pytest.raises(ValueError, match="^a: .* 0.png"):
+    with pytest.raises(ValueError, match="^a, run 0: .* 0.png"):
         stats.stack(dict(a=bad))
 
 
@@ -355,6 +355,28 @@ def test_differently_ordered_runs_are_refused():
     b = stats.stack(dict(b=[f.iloc[::-1] for f in frames(seed=2)]))["b"]
     with pytest.raises(ValueError, match="stack"):
         stats.paired_difference(a, b)
+
+
+def test_one_score_a_knee_is_one_seed():
+    rng = np.random.default_rng(0)
+    positive, score, w = rng.random(30) < 0.5, rng.random(30), rng.random((4, 30))
+    for metric in stats.METRICS:
+        one, many = (stats.measure(metric, positive, s)(w) for s in (score, score[None]))
+        assert one.shape == (4, 1) and (one == many).all()
+    of = [stats.net_benefit(positive, s, 0.3, 0.2)(w) for s in (score, score[None])]
+    assert (of[0] == of[1]).all()
+
+
+def test_grades_ascend_in_every_seed():
+    mine = pd.DataFrame(dict(file=["a", "b"], participant=["1", "2"], kl=[0, 2], label=[0, 1]))
+    mine = mine.assign(split="test", p0=[0.9, 0.2], p1=[0.1, 0.8])
+    turned = mine.assign(label=1 - mine.label, p0=mine.p1, p1=mine.p0)
+    assert stats.stack({"a": mine})["a"].seeds == 1
+    for frames in ([mine, turned], [turned], [mine.assign(p2=0.0)]):
+        with pytest.raises(ValueError, match="do not ascend"):
+            stats.stack({"a": frames})
+    with pytest.raises(ValueError, match="name of their row"):
+        stats.stack(mine)
 
 
 def test_a_metric_is_computed_or_refused_never_ignored():
