@@ -70,7 +70,7 @@ def draw_learning(
         left.text(1, 100 * best + 0.8, "best possible", fontsize=8, color="0.3", va="bottom")
     left.axhline(50, color="0.7", lw=1)
     left.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(40, 100))
-    left.legend(loc="lower right")
+    left.legend(loc="lower right", bbox_to_anchor=(1, 0.18))  # above the line of chance
     h = runs["hybrid"].history
     for k, (grade, mark) in enumerate(zip(runs["hybrid"].spec.grades, "o^sDv")):
         style = dict(ms=4, color=COLORS[f"KL{grade}"], label=f"KL-{grade}")
