@@ -592,7 +592,7 @@ def test_bad_patches_are_refused():
         (images[:, :128], "L", "shape"),
         (images[0], "L", "shape"),
         (images, ["L"] * 3, "3 sides"),
-        (images, ["L", "M"], "side L or R"),
+        (images, ["L", "M"], "neither L nor R"),
     ):
         with pytest.raises(ValueError, match=word):
             cut_patches(bad, side)

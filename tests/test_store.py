@@ -362,7 +362,7 @@ def test_a_run_of_another_version_is_told_and_left_alone(made, tmp_path):
     seal(folder)
     shutil.copytree(made.path, tmp_path / made.spec.id)
     table = listed(tmp_path, verify=True).set_index("id")
-    assert table.state[made.spec.id] == "done" and "another version" in table.why[folder.name]
+    assert table.state[made.spec.id] == "done" and "other code" in table.why[folder.name]
     assert prune(tmp_path, really=True) == [] and folder.is_dir()
 
 
