@@ -450,7 +450,7 @@ def test_the_shipped_weights_give_their_kept_predictions(kept):
 def test_the_shipped_weights_give_their_kept_predictions_of_real_knees(kept):
     if real_knees() is None:
         pytest.skip("the public knees are not here")
-    some = kept[::16]
+    some = kept[::32]
     _again([as_knee(decode(file_bytes(real_knees() / f))[0]).roi for f in some.file], some)
 
 
