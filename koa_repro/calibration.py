@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'MEASURES', 'UNBOUNDED', 'own_shares', 'tempered', 'fit_temperature', 'recalibration', 'reliability',
-           'calibration_error', 'risk_area', 'confidence_measure', 'statistic_of', 'measured', 'measure_interval']
+           'calibration_error', 'risk_area', 'statistic_of', 'measured', 'measure_interval']
 
 # %% ../nbs/library/calibration.ipynb #07c00003
 from collections.abc import Callable
@@ -14,7 +14,16 @@ import pandas as pd
 import scipy  # its parts load when they are first used: they are slow
 from scipy.special import expit
 
-from .stats import METRICS, Interval, Predictions, _binary, bootstrap_interval, numbers
+from koa_repro.stats import (
+    METRICS,
+    Interval,
+    Predictions,
+    _binary,
+    _fit,
+    _same_vectors,
+    bootstrap_interval,
+    numbers,
+)
 
 # %% ../nbs/library/calibration.ipynb #c4f10010
 CORRECTIONS = ("raw", "prior-corrected")
@@ -38,6 +47,14 @@ def tempered(
     if not (0 < temperature < np.inf and np.min(1 if prior is None else prior) > 0):
         raise ValueError(f"temperature={temperature}, prior={prior}: numbers above 0 are wanted.")
     probability = numbers("probability", probability, 0, 1, axis=-2)
+    if (off := abs(probability.sum(-1, keepdims=True) - 1) > 1e-3).any():
+        row = np.argwhere(off)[0][-2:][0]
+        raise ValueError(
+            f"probability: row {row} does not sum to 1; a row a knee and a column a grade are "
+            "wanted."
+        )
+    if prior is not None and np.shape(prior) != probability.shape[-1:]:
+        raise ValueError(f"prior={prior}: one share for each of the {probability.shape[-1]} grades.")
     logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny)) / temperature
     if prior is not None:
         logits = logits + np.log(prior)
@@ -51,10 +68,16 @@ def fit_temperature(
     prior: np.ndarray | None = None,  # as in `tempered`
 ) -> float:  # between 0.05 and 20
     """The temperature with the lowest cross-entropy (Guo et al. 2017). Raises `ValueError` where
-    labels and rows are not equally many."""
-    label = numbers("label", label, 0, np.shape(probability)[1] - 1).astype(int)
-    if len(label) != len(probability):
-        raise ValueError(f"{len(label)} labels do not fit {len(probability)} rows of probability.")
+    labels and rows are not equally many, and where a label is no class index."""
+    label, shape = numbers("label", label, 0), np.shape(probability)
+    if len(shape) != 2 or label.shape != shape[:1] or not len(label):
+        raise ValueError(
+            f"probability has shape {shape} and label {label.shape}: (N, K) and (N,) are wanted, "
+            "of one knee or more."
+        )
+    if (odd := ~np.isin(label, range(shape[1]))).any():
+        raise ValueError(f"label: row {odd.argmax()} holds {label[odd][0]:g}, no class index.")
+    label = label.astype(int)
     knees = np.arange(len(label))
 
     def cost(log_temperature):
@@ -89,7 +112,7 @@ def recalibration(
     `ValueError` for anything else."""
     if what not in ("slope", "intercept"):
         raise ValueError(f"what={what!r} is not known: choose slope or intercept.")
-    logit, y = numbers("logit", logit), _binary("positive", positive)
+    logit, y = _same_vectors(logit=numbers("logit", logit), positive=_binary("positive", positive))
     free = what == "slope"
     x = np.stack([np.ones_like(logit), logit][: 1 + free], 1)  # (N, k)
     products = (x[:, :, None] * x[:, None]).reshape(len(x), -1)  # (N, k * k)
@@ -126,12 +149,16 @@ def recalibration(
     return lambda weights: fit(weights, np.nan_to_num(whole))[:, -1]
 
 # %% ../nbs/library/calibration.ipynb #c4f10018
+def _called(called, right) -> list:  # (N,) float; (N,) bool
+    return _same_vectors(called=numbers("called", called, 0, 1), right=_binary("right", right))
+
+
 def reliability(
     called: np.ndarray,  # (N,) probability of the called grade
     right: np.ndarray,  # (N,) bool, correctly classified
 ) -> Callable:  # weights (b, N) -> (b, 15) each: share of weight, mean probability, share correct
     "The reliability diagram in fifteen bins of equal width on [0, 1]; an empty bin is NaN."
-    called, right = numbers("called", called, 0, 1), _binary("right", right)
+    called, right = _called(called, right)
     member = (np.minimum((called * 15).astype(int), 14)[:, None] == np.arange(15)).astype(float)
     columns = np.hstack([member, member * called[:, None], member * right[:, None]])
 
@@ -162,11 +189,12 @@ def risk_area(
     right: np.ndarray,  # (N,) bool, correctly classified
 ) -> Callable:  # weights (b, N) -> (b,)
     "Area under the risk-coverage curve; knees of equal probability are passed on together."
-    called, right = numbers("called", called, 0, 1), _binary("right", right)
+    called, right = _called(called, right)
     order = np.argsort(-called, kind="stable")
     first = np.flatnonzero(np.r_[True, np.diff(called[order]) != 0])
 
     def of(weights):
+        _fit(weights, len(order))
         w = np.take(weights, order, axis=1)
         kept, wrong = w, w * ~right[order]
         if len(first) < len(order):
@@ -177,13 +205,16 @@ def risk_area(
     return of
 
 # %% ../nbs/library/calibration.ipynb #c4f10019
-def confidence_measure(
+def statistic_of(
     p: Predictions,
-    name: str,  # one of MEASURES
+    name: str,  # one of `MEASURES`, or of `stats.METRICS`
 ) -> Callable:  # weights (b, N) -> (b, S)
-    "A measure of confidence, as `stats.measure` has it. Raises `ValueError` for an unknown name."
+    """A measure of confidence or of accuracy, for `bootstrap_interval` and `paired_difference`.
+    Raises `ValueError` for an unknown name."""
+    if name not in (known := dict.fromkeys([*MEASURES, *METRICS])):
+        raise ValueError(f"Unknown measure {name!r}: choose one of {', '.join(known)}.")
     if name not in MEASURES:
-        raise ValueError(f"Unknown measure {name!r}: choose one of {', '.join(MEASURES)}.")
+        return p.measure(name)
     called = p.probability.max(2)
     if name in ("slope", "intercept"):
         tiny = np.finfo(np.float32).tiny
@@ -203,17 +234,6 @@ def confidence_measure(
         own_below=p.confidence < 0.5,
     )[name].astype(float)
     return lambda w: w @ x.T / w.sum(1, keepdims=True)
-
-
-def statistic_of(
-    p: Predictions,
-    name: str,  # one of `MEASURES`, or of `stats.METRICS`
-) -> Callable:  # weights (b, N) -> (b, S)
-    """A measure of confidence or of accuracy, for `bootstrap_interval` and `paired_difference`.
-    Raises `ValueError` for an unknown name."""
-    if name not in (known := dict.fromkeys([*MEASURES, *METRICS])):
-        raise ValueError(f"Unknown measure {name!r}: choose one of {', '.join(known)}.")
-    return confidence_measure(p, name) if name in MEASURES else p.measure(name)
 
 
 def measured(

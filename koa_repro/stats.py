@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'TRAINED', 'UNDEFINED', 'numbers', 'measure', 'binary_metr
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,18 @@ def numbers(
         wanted = "a finite number" if np.isinf(low) else f"a number from {low:g} to {high:g}"
         raise ValueError(f"{name}: row {row} holds {x.item(at)!r}; {wanted} is wanted.")
     return v
+
+
+def _whole(name: str, x, least: int):
+    "Raises `ValueError` where x is no whole number from `least` up."
+    if not isinstance(x, Integral) or x < least:
+        raise ValueError(f"{name}={x!r} must be a whole number, {least} or more.")
+
+
+def _fit(weights: np.ndarray, knees: int):
+    "Raises `ValueError` for weights (b, N) of another number of knees."
+    if weights.shape[1] != knees:
+        raise ValueError(f"weights of {weights.shape[1]} knees, but there are {knees}")
 
 
 def _binary(name: str, x) -> np.ndarray:  # bool
@@ -311,6 +323,7 @@ def draws(
     seed: int = 0,  # the same seed and participants give the same resamples
 ) -> Draws:
     "n resamples of the participants with replacement. Raises `ValueError` for a missing one."
+    _whole("n", n, 1)
     alone = np.ndim(clusters) == 0
     if not alone and (gaps := _missing(clusters)).any():
         raise ValueError(f"clusters: the participant in row {int(gaps.argmax())} is missing.")
@@ -463,7 +476,7 @@ def two_sided(
 def _statistic(x, metric, knees) -> Callable:
     "The function of weights that belongs to an array, a function or `Predictions`, checked."
     if callable(x):
-        return x
+        return lambda w: np.reshape(_of_knees(x, w), (len(w), -1))
     values = np.atleast_2d(numbers("values", x.score if isinstance(x, Predictions) else x))
     if values.ndim != 2 or values.shape[1] != knees:
         raise ValueError(
@@ -473,6 +486,16 @@ def _statistic(x, metric, knees) -> Callable:
     if isinstance(x, Predictions):
         return x.measure(metric or "accuracy")
     return lambda w: w @ values.T / w.sum(1, keepdims=True)
+
+
+def _of_knees(statistic, weights):
+    try:
+        return statistic(weights)
+    except ValueError as e:
+        raise ValueError(
+            f"The statistic does not take weights of shape {weights.shape} ({e}): give `clusters` "
+            "the participant of each of its knees."
+        ) from None
 
 
 def _bootstrap(contrast, metric, level, drawn, test, bounds=None) -> Interval:
@@ -526,7 +549,7 @@ def _bootstrap(contrast, metric, level, drawn, test, bounds=None) -> Interval:
 
 # %% ../nbs/library/stats.ipynb #64aef17c
 def bootstrap_interval(
-    values,  # (N,) or (S, N) to be averaged; `Predictions`; or weights (b, N) -> (b, S)
+    values,  # (N,) or (S, N) to be averaged; `Predictions`; or weights (b, N) -> (b,) or (b, S)
     clusters=None,  # (N,) participant of each knee; None: of the `Predictions`, or each knee
     metric: str | None = None,  # of the `Predictions`; their accuracy
     n: int = 10_000,  # resamples
@@ -542,6 +565,8 @@ def bootstrap_interval(
 
 
 def _clusters(x, clusters):
+    if isinstance(x, (pd.DataFrame, Mapping)):
+        raise ValueError("Tables are aligned first: give what `stack({'mine': table})` makes.")
     if clusters is not None:
         return clusters
     if isinstance(x, Predictions):
@@ -550,7 +575,13 @@ def _clusters(x, clusters):
         raise ValueError(
             "A statistic given as a function needs `clusters`, the participant of each knee."
         )
-    return np.shape(x)[-1]
+    shape = np.shape(x)
+    if not shape or shape[-1] < 2:
+        raise ValueError(
+            f"Values of shape {shape}: (knees,) or (seeds, knees) is wanted, with two knees or "
+            "more to be resampled."
+        )
+    return shape[-1]
 
 # %% ../nbs/library/stats.ipynb #0d9e55c0
 def bootstrap_metrics(
@@ -558,7 +589,11 @@ def bootstrap_metrics(
     metrics: Sequence[str] = ("accuracy", "f1"),  # of `METRICS`
     n: int = 10_000,  # resamples, the same for all rows
 ) -> pd.DataFrame:  # row, metric, estimate, low, high, level, seeds, seed_sd, over, undefined
-    "Every metric of every row with its 95% interval: the body of Tables III and IV."
+    """Every metric of every row with its 95% interval: the body of Tables III and IV. Raises
+    `ValueError` where there is no row."""
+    metrics = (metrics,) if isinstance(metrics, str) else metrics
+    if not (hasattr(runs, "values") and len(runs)):
+        raise ValueError("Give the rows by name: {'mine': predictions}.")
     runs = runs if all(isinstance(p, Predictions) for p in runs.values()) else stack(runs)
     drawn = draws(next(iter(runs.values())).participant, n)
     found = [
@@ -603,13 +638,7 @@ def holm(
 ) -> np.ndarray:  # (m,) adjusted, in the order given
     """Holm's adjusted p values: the running maximum of (m - k + 1) p_(k), at most 1. Raises
     `ValueError` for a p value that is no number from 0 to 1."""
-    p = np.asarray(p, float)
-    if not (usable := (p >= 0) & (p <= 1)).all():
-        at = int(np.argmin(usable))
-        raise ValueError(
-            f"The p value in position {at}, {p[at]:g}, is no number from 0 to 1: it cannot be "
-            "adjusted."
-        )
+    p = numbers("p", p, 0, 1)
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
     return adjusted
@@ -1068,9 +1097,11 @@ def delong_interval(
     )
 
 # %% ../nbs/library/stats_agreement.ipynb #f86cfde4
-def _table_of(reads) -> tuple:  # grades (K,), counts (N, K)
+def _table_of(reads, clusters) -> tuple:  # grades (K,), counts (N, K)
     "Reads (N, R), None, NaN or blank where missing, as counts of each grade for each knee."
     frame = pd.DataFrame(reads).astype(object)
+    if clusters is not None and len(clusters) != len(frame):
+        raise ValueError(f"reads have {len(frame)} rows, and clusters {len(clusters)}.")
     frame = frame.mask(_missing(frame))
     if frame.shape[1] < 2 or not len(frame):
         raise ValueError(
@@ -1104,7 +1135,7 @@ def fleiss_kappa(
 ) -> Outer:
     """Agreement of R readers beyond chance (Fleiss 1971); NaN where all reads are one grade. Each
     end is the outer of bootstrap and Wilson."""
-    grades, counts = _table_of(reads)
+    grades, counts = _table_of(reads, clusters)
     readers = counts.sum(1)
     if (readers != readers.max()).any():
         raise ValueError(
@@ -1136,7 +1167,7 @@ def krippendorff_alpha(
     read once; NaN where all reads are one grade. Each end is the outer of bootstrap and Wilson."""
     if scale not in SCALES:
         raise ValueError(f"scale={scale!r} is not known: choose one of {', '.join(SCALES)}.")
-    grades, counts = _table_of(reads)
+    grades, counts = _table_of(reads, clusters)
     if scale != "nominal" and grades.dtype.kind not in "biuf":
         raise ValueError(f"scale={scale!r} needs grades that are numbers: reads hold text.")
     read, k = np.maximum(counts.sum(1), 2), len(grades)
@@ -1247,10 +1278,10 @@ def mcnemar_power(
     """Power of McNemar's exact test at 5%, over every number of discordant knees and their split.
     Raises `ValueError` for shares that cannot be, or no knee."""
     discordant = only_a + only_b
-    if min(only_a, only_b) < 0 or discordant > 1 or knees < 1:
+    _whole("knees", knees, 1)
+    if min(only_a, only_b) < 0 or discordant > 1:
         raise ValueError(
-            f"only_a={only_a!r}, only_b={only_b!r}, knees={knees!r}: two shares that add to "
-            "at most 1, and at least one knee, are wanted."
+            f"only_a={only_a!r}, only_b={only_b!r}: two shares that add to at most 1 are wanted."
         )
     if knees * discordant < 1e-9:
         return 0.0  # no discordant knee is to be expected, and dividing by its share could overflow
@@ -1379,6 +1410,7 @@ def _ranks(
     x: np.ndarray,  # (N,)
     w: np.ndarray,  # (b, N)
 ) -> np.ndarray:  # (b, N), midranks among the copies that the weights stand for
+    _fit(w, len(x))
     levels, level = np.unique(x, return_inverse=True)
     order = np.argsort(level, kind="stable")
     starts = np.searchsorted(level[order], np.arange(len(levels)))
@@ -1386,11 +1418,19 @@ def _ranks(
     return (size.cumsum(1) - size / 2)[:, level]
 
 
+def _confidences(x, y) -> tuple[np.ndarray, np.ndarray]:  # (S, N), (N,)
+    x, y = np.atleast_2d(numbers("x", x)), numbers("y", y)
+    if x.shape[1:] != y.shape:
+        raise ValueError(f"x has shape {x.shape} and y {y.shape}: the same knees are wanted.")
+    return x, y
+
+
 def spearman_of(
     x: np.ndarray,  # (S, N) confidences, S training runs
     y: np.ndarray,  # (N,) confidences of another source
 ) -> Callable:  # weights (b, N) -> correlation (b, S)
     "Spearman's correlation as a function of the knees' weights; NaN where either is constant."
+    x, y = _confidences(x, y)
 
     def one(a, w):
         total = w.sum(1, keepdims=True)
@@ -1409,8 +1449,10 @@ def wasserstein_of(
     y: np.ndarray,  # (N,) confidences of another source
 ) -> Callable:  # weights (b, N) -> distance (b, S)
     "Wasserstein distance of two distributions of confidence as a function of the knees' weights."
+    x, y = _confidences(x, y)
 
     def one(a, w):
+        _fit(w, len(a))
         values = np.concatenate([a, y])
         order = np.argsort(values, kind="stable")
         gap = np.concatenate([w, -w], 1)[:, order].cumsum(1) / w.sum(1, keepdims=True)

@@ -860,3 +860,21 @@ def test_seeds_needed_is_the_smallest():
     ):
         with pytest.raises(ValueError):
             call()
+
+
+def test_reads_and_confidences_of_other_knees_are_refused():
+    reads, x, y = [[0, 2], [2, 2], [0, 0]], [[0.2, 0.9, 0.4]], [0.3, 0.8, 0.5]
+    for ask, said in (
+        (lambda: stats.krippendorff_alpha(reads, clusters=["a", "b"]), "3 rows, and clusters 2"),
+        (lambda: stats.fleiss_kappa(reads, clusters=["a", "b"]), "3 rows, and clusters 2"),
+        (lambda: stats.wasserstein_of(x, y[1:]), "same knees"),
+        (lambda: stats.spearman_of(x, y[1:]), "same knees"),
+        (lambda: stats.wasserstein_of(x, ["a", 0.8, 0.5]), "row 0 holds 'a'"),
+        (lambda: stats.mcnemar_power(100.5, 0.1, 0.05), "knees=100.5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+    for of in (stats.wasserstein_of, stats.spearman_of):
+        assert of(x[0], y)(np.ones((1, 3))) == of(x, y)(np.ones((1, 3)))
+        with pytest.raises(ValueError, match="4 knees"):
+            of(x, y)(np.ones((1, 4)))

@@ -15,12 +15,12 @@ from koa_repro.beyond.targets import draw_targets, show_targets, stretches, targ
 from koa_repro.calibration import (
     MEASURES,
     calibration_error,
-    confidence_measure,
     fit_temperature,
     own_shares,
     recalibration,
     reliability,
     risk_area,
+    statistic_of,
     tempered,
 )
 from koa_repro.losses import HybridLoss
@@ -261,20 +261,20 @@ def test_planted_slope_and_prior_are_found_with_their_intervals():
     rows = by_seed(made(1, ce=dict(heat=2.0, n=3000)))["ce"]
     p = joined(rows)
     slope, intercept = (
-        bootstrap_interval(confidence_measure(p, m), p.participant, n=199)
+        bootstrap_interval(statistic_of(p, m), p.participant, n=199)
         for m in ("slope", "intercept")
     )
     assert slope.low < 0.5 < slope.high and slope.high - slope.low < 0.06
     assert intercept.high < 0  # KL-2 is 0.4 of the knees, and half in training
     fixed = replace(p, probability=tempered(p.probability, 2.0, np.array([0.6, 0.4])))
     for m, truth in (("slope", 1), ("intercept", 0)):
-        i = bootstrap_interval(confidence_measure(fixed, m), p.participant, n=199)
+        i = bootstrap_interval(statistic_of(fixed, m), p.participant, n=199)
         assert i.low < truth < i.high
 
 
 def test_measures_of_a_network_that_is_known():
     p = joined(by_seed(made(1, ce=dict(n=6000)))["ce"])
-    of = lambda q, m: confidence_measure(q, m)(np.ones((1, len(q.label))))[0, 0]
+    of = lambda q, m: statistic_of(q, m)(np.ones((1, len(q.label))))[0, 0]
     fixed = replace(p, probability=tempered(p.probability, prior=np.array([0.6, 0.4])))
     assert abs(of(fixed, "intercept")) < 0.1 < -of(p, "intercept")
     assert abs(of(fixed, "overconfidence")) < 0.01
@@ -286,8 +286,45 @@ def test_measures_of_a_network_that_is_known():
     assert of(flat, "aurc") == pytest.approx(
         1 - of(flat, "accuracy")
     )  # one tie: all knees are passed on together
-    with pytest.raises(ValueError, match="Unknown measure 'auc'"):
-        confidence_measure(p, "auc")
+    assert of(p, "auc") == pytest.approx(p.measure("auc")(np.ones((1, len(p.label))))[0, 0])
+    with pytest.raises(ValueError, match="Unknown measure 'kappa'"):
+        statistic_of(p, "kappa")
+
+
+def test_statistics_of_one_column_have_an_interval_as_they_are():
+    called, right = np.linspace(0.5, 1, 60), np.arange(60) % 3 > 0
+    people = np.arange(60) // 2
+    for of in (
+        calibration_error(called, right),
+        risk_area(called, right),
+        recalibration(np.linspace(-2, 2, 60), right),
+    ):
+        i = bootstrap_interval(of, people, n=199)
+        assert i.estimate == pytest.approx(of(np.ones((1, 60)))[0]) and i.low < i.high
+    for of in (calibration_error(called, right), risk_area(called, right)):
+        for others in (people[1:], [*people, 30]):
+            with pytest.raises(ValueError, match="clusters"):
+                bootstrap_interval(of, others, n=199)
+
+
+def test_columns_that_do_not_belong_together_are_refused():
+    two = np.array([[0.2, 0.8], [0.6, 0.4]])
+    for wrong, said in (
+        (lambda: risk_area([0.6, 0.9], [True]), "called has 2, right has 1"),
+        (lambda: reliability([0.6, 0.9], [True]), "called has 2, right has 1"),
+        (lambda: recalibration([0.6, 0.9], [True]), "logit has 2, positive has 1"),
+        (lambda: tempered(two, prior=[0.2, 0.3, 0.5]), "each of the 2 grades"),
+        (lambda: tempered(two, prior=[0.5]), "each of the 2 grades"),
+        (lambda: tempered(two[:, 1]), "sum to 1"),
+        (lambda: tempered(two * [[1], [0.5]]), "row 1 does not sum to 1"),
+        (lambda: fit_temperature(two, [0.2, 0.7]), "row 0 holds 0.2"),
+        (lambda: fit_temperature(two, [0, 2]), "row 1 holds 2"),
+        (lambda: fit_temperature(two[:0], []), "one knee or more"),
+        (lambda: fit_temperature(two[:, 1], [0, 1]), "one knee or more"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            wrong()
+    assert np.allclose(tempered(two[None], prior=[0.5, 0.5]), two[None])
 
 
 def test_planted_overconfidence_decides_c11_and_only_where_it_may(tmp_path):

@@ -404,6 +404,30 @@ def test_bad_values_are_named(values, clusters, word):
         stats.bootstrap_interval(lambda w: w)
 
 
+def test_what_has_no_interval_is_refused_and_says_what_is_wanted():
+    table = pd.DataFrame(dict(file=["a"], p0=[0.5]))
+    who, half = np.arange(4).astype(str), np.full((1, 4, 2), 0.5)
+    p = stats.Predictions("a", who, who, np.arange(4) % 2 * 2, np.arange(4) % 2, half, (0, 2))
+    for ask, said in (
+        (lambda: stats.paired_difference(table, table), "stack"),
+        (lambda: stats.bootstrap_interval({"mine": [table]}), "stack"),
+        (lambda: stats.bootstrap_interval([]), "shape .0,.: .* two knees"),
+        (lambda: stats.bootstrap_interval(np.ones((5, 1))), "shape .5, 1.: .* two knees"),
+        (lambda: stats.bootstrap_interval(0.5), "shape .*: .* two knees"),
+        (lambda: stats.bootstrap_metrics({}), "by name"),
+        (lambda: stats.bootstrap_metrics(p), "by name"),
+        (lambda: stats.holm(["x"]), "row 0 holds 'x'"),
+        *(
+            ((lambda n=n: stats.bootstrap_interval(np.arange(4), n=n)), f"n={n!r}")
+            for n in (0, -5, 1e3)
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+    same = stats.bootstrap_metrics({"a": p}, "accuracy", n=199)
+    pd.testing.assert_frame_equal(same, stats.bootstrap_metrics({"a": p}, ["accuracy"], n=199))
+
+
 def holm_by_steps(p, alpha=0.05):
     left, rejected = sorted(range(len(p)), key=lambda i: p[i]), [False] * len(p)
     while left and p[left[0]] <= alpha / len(left):
@@ -436,7 +460,7 @@ def test_holm_intervals_decide_as_holm(seed, m):
     ).tolist() and list(got) == list(found)
     assert all(g.level >= 0.95 - 1e-12 for g in got.values())
     for wrong in (np.nan, -0.1, 1.2):
-        with pytest.raises(ValueError, match=f"position 1, {wrong}"):
+        with pytest.raises(ValueError, match=f"p: row 1 holds {wrong}"):
             stats.holm([0.1, wrong])
 
 
