@@ -9,6 +9,7 @@ __all__ = ['SCORES', 'MEASURES', 'read_predictions', 'read_labels', 'answers', '
 # %% ../nbs/library/evaluate.ipynb #eva00003
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -225,8 +226,8 @@ def evaluate(
 ) -> Evaluation:
     """Judge probabilities of grade 2 against grades 0 and 2. Raises `FileNotFoundError`, and
     `ValueError` in one sentence; on the public test knees also where one has no prediction."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
+    if not (isinstance(threshold, Real) and 0 < threshold < 1):
+        raise ValueError(f"threshold={threshold!r} must be a number between 0 and 1.")
     told, (every, unusable) = read_predictions(predictions), read_labels(labels)
     every = answers(told, every)
     knees = every[every.kl.isin((0, 2))]

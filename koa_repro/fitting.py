@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .partition import partition
 from .patches import DeviceKnees
-from .paths import processor, write_whole
+from .paths import digest, processor, write_whole
 
 # %% ../nbs/library/fitting.ipynb #3daa487b
 PER_GPU = 3  # training runs that share a GPU: one alone leaves most of it idle
@@ -173,6 +173,8 @@ def _plainly(module: nn.Module) -> str:
     "A network or loss by its name and its options, as far as they are plain values."
     plain = lambda v: isinstance(v, (str, int, float, tuple))
     found = getattr(module, "settings", {k: v for k, v in vars(module).items() if plain(v)})
+    if isinstance(weight := dict(module.named_buffers(recurse=False)).get("weight"), Tensor):
+        found = found | dict(weight=weight.tolist())  # of the classes, as PyTorch's losses have it
     kept = sorted(k for k in found if k[0] != "_" and k not in ("training", "scale"))
     return f"{type(module).__name__} {({k: found[k] for k in kept})}"
 
@@ -182,7 +184,10 @@ class Resumable:
     `Trainer` adds what is trained and how: `model`, `loss`, `optimizer`, `step`, `train_epoch`."""
 
     def __init__(self, recipe, seed: int, precision: str, device, engine: str):
-        self.device = torch.device(device or default_device())
+        try:
+            self.device = torch.device(device or default_device())
+        except RuntimeError:
+            raise ValueError(f"device={device!r} is not known: give cpu or cuda.") from None
         self.recipe, self.seed, self.engine = recipe, seed, engine
         self.precision = resolve_precision(precision, self.device)
         self.epoch, self.history, self.best = 0, [], None
@@ -246,7 +251,7 @@ class Resumable:
             network=_plainly(self.model),
             loss=_plainly(self.loss),
             knees=f"{len(self.train)} for training, {len(self.val)} for validation, mean "
-            f"{self.train.scale[0]:.4g}, {hashlib.sha256(classes.tobytes()).hexdigest()[:12]}",
+            f"{self.train.scale[0]:.4g}, {digest(classes.tobytes())[:12]}",
         )
 
     def state(self) -> dict:

@@ -72,6 +72,7 @@ def map_places(
     pixels: int = PATCH,  # side of a patch as the network reads it
 ) -> tuple[float, int, int]:  # start, step, field in pixels of the region of interest
     "Pixel i of a map is centred at `start + i * step` in its window and sees `field` pixels."
+    model.get_submodule(layer)  # raises `AttributeError` for a path that there is not
     fine, units = PATCH // pixels, list(model.named_modules())
     end = max(i for i, (name, _) in enumerate(units) if f"{name}.".startswith(f"{layer}."))
     start, step, field = (fine - 1) / 2, fine, fine
@@ -93,7 +94,7 @@ def on_roi(
 ) -> np.ndarray:  # (B, 300, 300), 0 where the network sees nothing
     """The maps in their places on the region of interest, as of right knees or, where sides are
     given, as on the film. Raises `ValueError` for a view that there is not."""
-    windows = windows_of(view)
+    windows, maps = windows_of(view), torch.as_tensor(maps)
     if len(maps) != len(windows):
         raise ValueError(f"{len(maps)} maps a knee do not fit the {len(windows)} of {view!r}.")
     knee = np.zeros((maps.shape[1], ROI, ROI), np.float32)
@@ -225,7 +226,7 @@ def cam_frames(
     lines, kept = [], []
     for model, index, views in batches(run, knees, weights):
         view, layer = view_of(model), NETWORKS[run.spec.network].layer
-        cams = class_cams(model, views, model.get_submodule(layer), classes)
+        cams = class_cams(model, views, layer, classes)
         with torch.no_grad():
             decision = model(*views).argmax(1)
         main, top = heat(cams, decision), torch.full_like(decision, classes - 1)
@@ -258,7 +259,7 @@ def _untrained(anew, views, decision, main, some, layer, classes):
     if not some.any():
         return out
     views = [v[some] for v in views]
-    other = heat(class_cams(anew, views, anew.get_submodule(layer), classes), decision[some])
+    other = heat(class_cams(anew, views, layer, classes), decision[some])
     share = band_share(on_roi(other, view_of(anew)))
     out["untrained"][some] = np.nan_to_num(share, nan=2 * CHOSEN / PATCH)
     pairs = zip(main[:, some].movedim(1, 0), other.movedim(1, 0))

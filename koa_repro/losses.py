@@ -78,7 +78,10 @@ def KLD(
     labels: Tensor,  # (B,), class indices
     mass: Tensor | float,  # of the own grade in the target, c_k: one number, or (B,)
 ) -> Tensor:  # (B,), not negative
-    "Kullback-Leibler divergence of each sample from its target (eqs. 7-9)."
+    """Kullback-Leibler divergence of each sample from its target (eqs. 7-9). Raises `ValueError`
+    for a mass that is no share."""
+    if _look(logits) and isinstance(mass, Tensor) and not ((mass >= 0) & (mass <= 1)).all():
+        raise ValueError(f"mass goes from {mass.min():g} to {mass.max():g}: give shares, 0 to 1.")
     logp = log_probabilities(logits, labels, _look(logits))
     target = soft_target(mass, labels, logits.shape[1], logp.dtype)
     return _cross_entropy(target, logp) - torch.special.entr(target).sum(1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DENSENETS', 'RESNETS', 'VGGS', 'NETWORKS', 'DenseNet', 'ResNet', 'VGG', 'Tiulpin', 'Antony', 'within_share', 'Nasser',
-           'Network', 'create', 'fitting', 'multiply_adds', 'weigh']
+           'Network', 'registered', 'create', 'fitting', 'multiply_adds', 'weigh']
 
 # %% ../nbs/library/networks.ipynb #16c00a03
 from collections.abc import Callable
@@ -318,9 +318,17 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def _known(name: str):
+def registered(name: str) -> Network:
+    "A network of `NETWORKS`. Raises `ValueError` for one that is not there, and for no `Network`."
     if name not in NETWORKS:
-        raise ValueError(f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}.")
+        raise ValueError(
+            f"network={name!r} is not known: choose one of {', '.join(NETWORKS)}, or put your own "
+            "into NETWORKS first."
+        )
+    if not isinstance(found := NETWORKS[name], Network):
+        kind = type(found).__name__
+        raise ValueError(f"NETWORKS[{name!r}] is a {kind}: put a `Network(make, row, layer)` there.")
+    return found
 
 
 def create(
@@ -329,8 +337,7 @@ def create(
     **options,  # of the network
 ) -> nn.Module:
     "An untrained network. Raises `ValueError` for a name that does not exist."
-    _known(name)
-    return NETWORKS[name].make(classes=classes, **options)
+    return registered(name).make(classes=classes, **options)
 
 
 def fitting(
@@ -339,8 +346,7 @@ def fitting(
 ) -> dict:  # options for `create`
     """What a network needs at this size: padding, where its maps would vanish. Raises `ValueError`
     for a name that does not exist."""
-    _known(name)
-    return dict(padding=1) if pixels < NETWORKS[name].smallest else {}
+    return dict(padding=1) if pixels < registered(name).smallest else {}
 
 # %% ../nbs/library/networks.ipynb #5e592620
 def multiply_adds(

@@ -74,7 +74,10 @@ def sizes(
     ratio: Sequence[int] = RATIO,  # high : medium : low
 ) -> tuple:  # three like n, which add up to n
     """Numbers of high, medium and low samples among n of one grade.
-    Raises `ValueError` for a ratio that is not three whole numbers, none negative, not all zero."""
+    Raises `ValueError` for a ratio that is not three whole numbers, none negative, not all zero,
+    and for a number of samples below 0."""
+    if not isinstance(n, Tensor) and operator.index(n) < 0:
+        raise ValueError(f"n={n!r} samples: a whole number, 0 or more, is wanted.")
     try:
         a, b, c = (operator.index(r) for r in ratio)
     except (TypeError, ValueError):

@@ -127,8 +127,8 @@ class DeviceKnees:
     Raises `ValueError` for a size or a view that there is not, and where there is no knee."""
 
     def __init__(self, knees, device, pixels=PATCH, scale: tuple | None = None, view="patches"):
-        if pixels < 1 or PATCH % pixels:
-            raise ValueError(f"pixels={pixels!r} must divide {PATCH}.")
+        if not isinstance(pixels, int) or pixels < 1 or PATCH % pixels:
+            raise ValueError(f"pixels={pixels!r} must be a whole number that divides {PATCH}.")
         if not len(knees.images):
             raise ValueError("There is no knee: choose another split or other grades.")
         self.device, self.pixels, self.view = device, pixels, view
@@ -152,12 +152,15 @@ def patch_scale(
     knees,  # the training `KneeSet`
     view: str = "patches",  # one of `VIEWS`
 ) -> tuple[float, float]:  # mean and standard deviation, in [0, 1]
-    "Grey-level statistics of a view of all training knees, from the counts of the 256 levels."
+    """Grey-level statistics of a view of all training knees, from the counts of the 256 levels.
+    Raises `ValueError` where all are of one level."""
     counts = np.zeros(256, np.int64)
     for image, side in zip(knees.images, knees.side):
         for rows, columns, _ in windows_of(view):
             a, b = columns if side == "R" else (ROI - columns[1], ROI - columns[0])
             counts += np.bincount(image[slice(*rows), a:b].ravel(), minlength=256)
     level = np.arange(256) / 255
+    if (counts > 0).sum() < 2:
+        raise ValueError("All training knees are of one grey level, all black say: look at them.")
     mean = np.average(level, weights=counts)
     return float(mean), float(np.average((level - mean) ** 2, weights=counts) ** 0.5)

@@ -20,7 +20,7 @@ from torch import nn
 
 from .fitting import put_weights
 from .losses import LOSSES
-from .networks import NETWORKS, create
+from .networks import NETWORKS, create, registered
 from .paths import digest, manifests
 from .training import Recipe, Trainer, resolve_precision
 
@@ -40,18 +40,23 @@ def _signature(entry) -> dict:
 
 def _entry(kind: str, name: str):
     "A network or a loss of the registries. Raises `ValueError` for one that is not there."
-    known, where = (NETWORKS, "NETWORKS") if kind == "network" else (LOSSES, "LOSSES")
-    if name not in known:
+    if kind == "network":
+        return registered(name)
+    if name not in LOSSES:
         raise ValueError(
-            f"{kind}={name!r} is not known: choose one of {', '.join(known)}, or put your own into "
-            f"{where} first."
+            f"loss={name!r} is not known: choose one of {', '.join(LOSSES)}, or put your own into "
+            "LOSSES first."
         )
-    return known[name]
+    if isinstance(LOSSES[name], nn.Module):
+        raise ValueError(f"LOSSES[{name!r}] is made already: put what makes it there.")
+    return LOSSES[name]
 
 
 def _options(kind: str, name: str, options) -> tuple:
     "Sorted (option, value) pairs but those at their default. Raises `ValueError` for unknown ones."
     signature = _signature(_entry(kind, name))
+    if kind == "network" and "classes" not in signature:
+        raise ValueError(f"network {name} must take `classes`, the number of grades.")
     given = {k: _frozen(v) for k, v in dict(options).items()}
     if "classes" in given:
         raise ValueError(f"{kind} {name}: classes follows from the grades, leave it out.")

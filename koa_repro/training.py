@@ -7,8 +7,10 @@ __all__ = ['Recipe', 'draw_order', 'draw_epoch', 'one_cycle', 'Trainer']
 
 # %% ../nbs/method/6_training.ipynb #50c06218
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -48,19 +50,22 @@ class Recipe:
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)  # 7 and 7. are one recipe
+        real = lambda v: isinstance(v, Real)
         for name in ("epochs", "batch", "pixels"):
-            if getattr(self, name) != int(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
-            put(name, int(getattr(self, name)))
+            if not (real(v := getattr(self, name)) and v % 1 == 0):
+                raise ValueError(f"{name}={v!r} must be a whole number.")
+            put(name, int(v))
         for name in ("rate", "weight_decay", "rotation", "shift", "zoom"):
-            put(name, v := float(getattr(self, name)))
-            if not 0 <= v < math.inf or (name == "rate" and not v):
-                raise ValueError(f"{name}={v} must be finite and not below 0 (a rate above it).")
+            v = getattr(self, name)
+            if not (real(v) and 0 <= v < math.inf) or (name == "rate" and not v):
+                raise ValueError(f"{name}={v!r} must be finite and not below 0 (a rate above it).")
+            put(name, float(v))
         for name in ("brightness", "gamma"):
             v = getattr(self, name)
-            put(name, v := tuple(map(float, v if hasattr(v, "__iter__") else (v,))))
-            if len(v) != 2 or not 0 < v[0] <= v[1] < math.inf:
-                raise ValueError(f"{name}={v} must be two positive numbers, the lower first.")
+            two = tuple(v) if hasattr(v, "__iter__") else ()
+            if len(two) != 2 or not all(map(real, two)) or not 0 < two[0] <= two[1] < math.inf:
+                raise ValueError(f"{name}={v!r} must be two positive numbers, the lower first.")
+            put(name, tuple(map(float, two)))
         for name, known in dict(schedule="constant onecycle", targets="epoch batch slice").items():
             if (v := getattr(self, name)) not in known.split():
                 raise ValueError(f"{name}={v!r} is not known: choose {' or '.join(known.split())}.")
@@ -69,7 +74,7 @@ class Recipe:
                 f"epochs={self.epochs}, batch={self.batch}: "
                 "at least 1 epoch and 2 knees a batch are needed."
             )
-        if self.start and (len(self.start) != 12 or set(self.start) - set("0123456789abcdef")):
+        if not re.fullmatch("([0-9a-f]{12})?", str(self.start)):
             raise ValueError(f"start={self.start!r} must be twelve hexadecimal digits, or empty.")
         if self.pixels < 1 or PATCH % self.pixels:
             raise ValueError(f"pixels={self.pixels} must divide {PATCH}.")
@@ -128,7 +133,8 @@ def one_cycle(
 # %% ../nbs/method/6_training.ipynb #73d950db
 class Trainer(Resumable):
     """One training run: (network, loss, knees, recipe, seed) -> weights and history.
-    `engine` names how a step reaches the device: "plain", or one of `tools.engines`."""
+    `engine` names how a step reaches the device: "plain", or one of `tools.engines`.
+    Raises `ValueError` for what is none of these, and for a network of other grades."""
 
     def __init__(
         self,
@@ -141,8 +147,14 @@ class Trainer(Resumable):
         device=None,  # the first GPU, or the CPU
         engine: str = "plain",
     ):
-        if not isinstance(recipe, Recipe):
-            raise ValueError(f"The recipe is a {type(recipe).__name__}: give a `Recipe`.")
+        kinds = dict(network=(model, nn.Module), loss=(loss, nn.Module), recipe=(recipe, Recipe))
+        for name, (given, kind) in kinds.items():
+            if not isinstance(given, kind):
+                raise ValueError(
+                    f"The {name} is a {type(given).__name__}: give a `{kind.__name__}`."
+                )
+        if not hasattr(knees, "images"):
+            raise ValueError(f"The knees are a {type(knees).__name__}: give a `KneeSet`.")
         super().__init__(recipe, seed, precision, device, engine)
         train, val, self.aside = part_of(knees, "train"), part_of(knees, "val"), None
         aside = set_aside(train, seed) if recipe.targets == "slice" else None
@@ -154,11 +166,19 @@ class Trainer(Resumable):
             self.aside = put(train.select(aside), self.train.scale, self.train.view)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.loss = loss.to(self.device)
+        given, wanted = self._logits(), len(set(self.labels.tolist()))
+        if given != wanted:
+            raise ValueError(f"The network gives {given} logits a knee for {wanted} grades.")
         self.optimizer = Adam(
             self.model.parameters(), recipe.rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.steps = len(draw_order(self.labels, recipe.batch, np.random.default_rng(0)))
         self.start_engine()
+
+    def _logits(self) -> int:
+        "How many the network gives for a knee."
+        one = torch.zeros(1, dtype=torch.int64, device=self.device)
+        return predict(self.model, self.val, self.precision, one).shape[1]
 
     def forward(self, index: Tensor, change: Tensor) -> Tensor:  # logits (B, K)
         "What the network says of these training knees, changed so."
@@ -170,6 +190,8 @@ class Trainer(Resumable):
         "One step of Adam on a batch."
         labels, logits = self.train.labels[index], self.forward(index, change)
         loss = self.loss(logits.float(), labels)
+        if loss.ndim:
+            raise ValueError("The loss gives a value a knee: one number is wanted, their mean say.")
         if hasattr(self.model, "auxiliary"):
             loss = loss + self.model.auxiliary(labels)
         self.optimizer.zero_grad(set_to_none=True)
