@@ -477,3 +477,10 @@ def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ImportError, match="pip install captum"):
         class_cams(Bright().eval(), [torch.zeros(1, 1, 8, 8)] * 2, None)
+
+
+def test_maps_may_be_arrays_and_a_layer_that_is_not_there_is_named():
+    maps = torch.rand(2, 3, 4, 4)
+    assert np.array_equal(on_roi(maps.numpy(), "patches"), on_roi(maps, "patches"))
+    with pytest.raises(AttributeError, match="blcoks"):
+        map_places(create("siamese-gap"), "blcoks.3")

@@ -803,3 +803,12 @@ def test_variants_are_copied_and_pickled(reading, reduction, order):
 def test_what_a_loss_cannot_take_is_named(call, word):
     with pytest.raises(ValueError, match=word):
         call(torch.zeros(6, 2), torch.arange(6) % 2)
+
+
+@pytest.mark.parametrize("bad", [1.2, -0.1, torch.nan])
+def test_masses_that_are_no_shares_are_refused(bad):
+    logits, labels = torch.zeros(2, 2), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="mass"):
+        KLD(logits, labels, torch.tensor([0.5, bad]))
+    with pytest.raises(ValueError, match="mass"):
+        KLD(logits, labels, bad)

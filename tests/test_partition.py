@@ -192,3 +192,9 @@ def test_confidence_at_the_extremes_and_in_half_precision():
 def test_confidence_refuses(x, y):
     with pytest.raises(ValueError):
         confidence(x, torch.tensor(y))
+
+
+def test_a_number_of_samples_below_none_is_refused():
+    with pytest.raises(ValueError, match="n=-3"):
+        sizes(-3)
+    assert sizes(0) == (0, 0, 0)

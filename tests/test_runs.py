@@ -20,8 +20,9 @@ import torch
 from koa_repro import executors, runs
 from koa_repro.executors import ensure
 from koa_repro.fitting import NonFiniteLoss
-from koa_repro.losses import HybridLoss
+from koa_repro.losses import LOSSES, HybridLoss
 from koa_repro.model import SiameseGAP
+from koa_repro.networks import NETWORKS, Network, create
 from koa_repro.paths import repository
 from koa_repro.phantom import make_knees
 from koa_repro.runs import (
@@ -171,13 +172,59 @@ def test_a_damaged_checkpoint_is_named(knees, spec, tmp_path):
             ensure([spec], tmp_path, knees, progress=False)
 
 
+def test_what_cannot_be_trained_is_named(knees):
+    good = dict(model=SiameseGAP(padding=1), loss=HybridLoss(), knees=knees, recipe=RECIPE)
+    loss = torch.nn.functional.cross_entropy
+    black = replace(knees, images=np.zeros_like(knees.images))
+    for wrong, said in (
+        (dict(model="siamese-gap"), "network is a str: .*Module"),
+        (dict(loss=loss), "loss is a function: .*Module"),
+        (dict(recipe=dict(epochs=1)), "recipe is a dict: .*Recipe"),
+        (dict(knees=knees.frame()), "knees are a DataFrame: .*KneeSet"),
+        (dict(device="gpu"), "device='gpu'"),
+        (dict(model=SiameseGAP(3, padding=1)), "3 logits a knee for 2 grades"),
+        (dict(knees=black), "one grey level"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Trainer(**good | wrong)
+    each = Trainer(**good | dict(loss=torch.nn.CrossEntropyLoss(reduction="none"), device="cpu"))
+    with pytest.raises(ValueError, match="a value a knee"):
+        each.run_epoch()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("epochs", v) for v in ("x", 1.5, None, np.inf, np.nan)),
+        *(("rate", v) for v in ("fast", 0, -1, np.nan, None)),
+        *(("brightness", v) for v in ("dim", 1, (1,), (2, 1), ("a", "b"), (0, 1))),
+        *(("start", v) for v in (123, None, "0" * 11, "g" * 12)),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_named(name, value):
+    with pytest.raises(ValueError, match=f"{name}="):
+        Recipe(**{name: value})
+
+
+def test_registries_hold_what_makes_networks_and_losses(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", SiameseGAP)
+    monkeypatch.setitem(NETWORKS, "bare", Network(lambda: SiameseGAP(), "Bare", "blocks.3"))
+    monkeypatch.setitem(LOSSES, "mine", torch.nn.CrossEntropyLoss())
+    for make, said in (
+        (lambda: RunSpec("k", network="mine"), r"NETWORKS\['mine'\] is a type: .*Network"),
+        (lambda: create("mine"), r"NETWORKS\['mine'\] is a type"),
+        (lambda: RunSpec("k", network="bare"), "bare must take `classes`"),
+        (lambda: RunSpec("k", loss="mine"), r"LOSSES\['mine'\] is made already"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make()
+
+
 def test_a_grade_without_training_knees_is_named(knees, spec):
     for part, word in (("train", "training"), ("val", "validation")):
         some = knees.select(~((knees.split == part) & (knees.kl == 2)))
         with pytest.raises(ValueError, match=f"no {word} knee of class 1"):
             Trainer(SiameseGAP(padding=1), HybridLoss(), some, RECIPE)
-    with pytest.raises(ValueError, match="recipe is a dict"):
-        Trainer(SiameseGAP(padding=1), HybridLoss(), knees, dict(epochs=1))
     with pytest.raises(ValueError, match="no training knee of class 0"):
         Trainer(SiameseGAP(padding=1), HybridLoss(), knees.where(kl=2), RECIPE)
 
@@ -507,5 +554,10 @@ def test_a_checkpoint_of_another_training_is_refused_and_stays(knees, tmp_path):
     fit(new(loss=cross(0.1)), smooth, progress=False, until=1)
     with pytest.raises(ValueError, match="label_smoothing"):
         fit(new(loss=cross(0.5)), smooth, progress=False)
+    weighed, cross = tmp_path / "w.pt", torch.nn.CrossEntropyLoss
+    fit(new(loss=cross(torch.tensor([1.0, 3.0]))), weighed, progress=False, until=1)
+    for other in (cross(torch.tensor([3.0, 1.0])), cross()):
+        with pytest.raises(ValueError, match="loss is CrossEntropyLoss .*1.0, 3.0"):
+            fit(new(loss=other), weighed, progress=False)
     assert file.read_bytes() == made
     assert fit(new(), file, progress=False).epoch == RECIPE.epochs
