@@ -54,7 +54,9 @@ def tempered(
             "wanted."
         )
     if prior is not None and np.shape(prior) != probability.shape[-1:]:
-        raise ValueError(f"prior={prior}: one share for each of the {probability.shape[-1]} grades.")
+        raise ValueError(
+            f"prior={prior}: one share for each of the {probability.shape[-1]} grades."
+        )
     logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny)) / temperature
     if prior is not None:
         logits = logits + np.log(prior)

@@ -327,7 +327,9 @@ def registered(name: str) -> Network:
         )
     if not isinstance(found := NETWORKS[name], Network):
         kind = type(found).__name__
-        raise ValueError(f"NETWORKS[{name!r}] is a {kind}: put a `Network(make, row, layer)` there.")
+        raise ValueError(
+            f"NETWORKS[{name!r}] is a {kind}: put a `Network(make, row, layer)` there."
+        )
     return found
 
 
