@@ -13,6 +13,7 @@ from sklearn import metrics
 from koa_repro.beyond.length import (
     LOSSES,
     STUDIES,
+    _sign,
     answer_power,
     chosen_lengths,
     chosen_table,
@@ -227,3 +228,17 @@ def test_what_more_seeds_would_show(study):
 def test_runs_that_do_not_vary_say_nothing_of_more_seeds(study, runs):
     table = power_table(rows(study, hybrid_60=runs, ce_60=runs))
     assert table.empty and "%" not in answer_power(table)
+
+
+@pytest.mark.parametrize(
+    "ends, word",
+    [
+        ([(1, 3), (-1, 5)], "same sign"),
+        ([(-5, 2), (-1, 4)], "is not shown"),
+        ([(-5, 2), (1, 4)], "is not shown"),
+        ([(-5, -2), (1, 4)], "changes with"),
+    ],
+)
+def test_a_sign_changes_only_where_intervals_show_it(ends, word):
+    lines = pd.DataFrame(ends, columns=["low", "high"])
+    assert word in _sign(lines.assign(estimate=lines.mean(axis=1)))

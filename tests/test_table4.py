@@ -34,7 +34,7 @@ from koa_repro.results import (
     rows_of,
     would_show,
 )
-from koa_repro.stats import Interval, paired_difference
+from koa_repro.stats import TRAINED, Interval, paired_difference
 from koa_repro.study import Study, study_spec
 
 
@@ -256,3 +256,10 @@ def test_published_is_by_content_not_by_being_real(tmp_path, knees_folder):
         and not Study("short", **places).published
         and Study("short", "reference", **places).published
     )
+
+
+@pytest.mark.parametrize("trained", TRAINED)
+def test_a_lead_that_is_not_trained_out_says_so(trained):
+    columns = dict(low=2.0, high=6.0, p_holm=0.01, seeds=3, trained=trained)
+    said = leads(pd.DataFrame([dict(row="Antony", **columns)]))
+    assert said.count(trained) == (0 if trained == TRAINED[0] else 2) and "Antony" in said

@@ -227,3 +227,12 @@ def test_cost_is_of_this_network_alone():
     assert table5._alike(spec, PROFILES["fast"]) and not table5._alike(
         replace(spec, network="vgg-19"), PROFILES["fast"]
     )
+
+
+def test_one_weighting_a_row_is_no_choice_and_one_run_no_conclusion():
+    line = dict(paper=87.0, seeds=1, triples_done=1, low=84.0, high=88.0)
+    one, several = dict(line), dict(line, seeds=3, triples_done=36, low=80.0)
+    said = span_sentence(pd.DataFrame([one, dict(one, seeds=3)]))
+    assert "none was chosen" in said and "In 1 of them" in said and "In the one row" in said
+    said = span_sentence(pd.DataFrame([several, several]))
+    assert "chosen" not in said and "no conclusion" not in said and "±4.0" in said

@@ -327,6 +327,18 @@ def most_telling(
     return found[found.epochs == found.epochs.max()]
 
 
+def _sign(accuracy: pd.DataFrame) -> str:  # lines of `difference_rows`, one a length
+    "Whether the difference has another sign at another length, as far as the intervals show it."
+    if np.sign(accuracy.estimate).nunique() < 2:
+        return "the difference in accuracy has the same sign after every length"
+    if (accuracy.low > 0).any() and (accuracy.high < 0).any():
+        return "the sign of the difference in accuracy changes with the length"
+    return (
+        "the difference in accuracy has one sign after some lengths and the other after others, "
+        "but not both with an interval that excludes 0, so a change of sign is not shown"
+    )
+
+
 def answer_length(
     table: pd.DataFrame,  # from `length_table`
     differences: pd.DataFrame,  # from `difference_rows`
@@ -343,8 +355,12 @@ def answer_length(
         return f"after {part.epochs.iloc[0]} epochs {', '.join(texts)}"
 
     def fitted(loss, part) -> str:
-        told = lambda name: " to ".join(f"{x:.1f}" for x in part[name])
-        return f"{loss} {told('training')} (training) and {told('estimate')} (test)"
+        texts = (
+            f"{r.training:.1f} (training) and {r.estimate:.1f} (test) after {r.epochs} epochs "
+            f"({'one run' if r.runs_done == 1 else f'{r.runs_done} runs'})"
+            for r in part.itertuples()
+        )
+        return f"{loss} {', '.join(texts)}"
 
     said = []
     for against, group in differences.groupby("against", sort=False):
@@ -354,15 +370,15 @@ def answer_length(
             continue
         accuracy, parts = done[done.measure == "accuracy"], [told(most_telling(done))]
         if len(accuracy) > 1:
-            changes = "changes" if np.sign(accuracy.estimate).nunique() > 1 else "does not change"
-            sign = f"the sign of the difference in accuracy {changes} with the length"
-            parts = [sign, told(accuracy.iloc[:1]), *parts]
+            parts = [_sign(accuracy), told(accuracy.iloc[:1]), *parts]
         said.append(f"- **Hybrid minus {against}**: {'; '.join(parts)}.")
     done = table[(table.measure == "accuracy") & (table.runs_done > 0)]
     ends = {loss: part.iloc[[0, -1]] for loss, part in done.groupby("loss", sort=False)}
     if fits := [fitted(loss, part) for loss, part in ends.items() if part.epochs.nunique() > 1]:
-        span = "from the shortest to the longest training that was run"
+        span = "after the shortest and the longest training of each loss, not of one length"
         said.append(f"- **Accuracy (%)** {span}: {'; '.join(fits)}.")
+    if (differences.seeds > 0).any():
+        said.append("- Each interval stands for itself: none is adjusted for their number.")
     return "\n".join(said)
 
 # %% ../../nbs/beyond/length.ipynb #a81aab30

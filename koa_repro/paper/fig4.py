@@ -204,7 +204,8 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
     if not ours.runs_done:
         return []
     low, high = ours.preference_low, ours.preference_high
-    leans = "towards the joint" if low > 1 else "away from it" if high < 1 else "neither way"
+    leans = "it leans towards the joint" if low > 1 else "it leans away from the joint"
+    leans = leans if low > 1 or high < 1 else "which way it leans stays open"
     runs = ", ".join(f"{x:.2f}" for x in levels["Ours", MAIN].per_seed)
     beside = [
         f"{label(r.row)} {r.preference:.2f}"
@@ -212,16 +213,18 @@ def findings(table: pd.DataFrame, levels: Found, apart: Found) -> list[str]:  # 
         if r.runs_done and r.row != "Ours"
     ]
     said = [
-        f"{label('Ours')} has a preference of {interval_text(ours, 'preference')}, which leans "
-        f"{leans}; with random weights it has {interval_text(ours, 'untrained')}. Run by run it is "
+        f"{label('Ours')} has a preference of {interval_text(ours, 'preference')}: {leans}; "
+        f"with random weights it has {interval_text(ours, 'untrained')}. Run by run it is "
         f"{runs}; beside it stand {', '.join(beside) or 'none'}."
     ]
     sign = lambda row, r: np.sign(apart[row, r].estimate)
-    turns = {r for row, r in apart if sign(row, r) != sign(row, MAIN)}
-    more = len(READINGS) - 1
+    several = [row for row, r in apart if r == MAIN and row not in lone(_main(apart))]
+    turns = {r for row, r in apart if row in several and sign(row, r) != sign(row, MAIN)}
+    if not several:
+        return said
     return said + [
-        f"Of the {more} other versions of the map, {len(turns) or 'none'} "
-        f"{'give' if len(turns) > 1 else 'gives'} some difference the other sign."
+        f"In {len(turns) or 'none'} of the {len(READINGS) - 1} other versions of the map the "
+        f"difference from {', '.join(map(label, several))}, of several runs, has the other sign."
     ]
 
 # %% ../../nbs/paper/fig4.ipynb #28ca0a38

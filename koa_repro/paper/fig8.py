@@ -213,6 +213,7 @@ def roc_sentences(
         part = table[table.task == task].set_index("row")
         ours = " and ".join(
             f"{interval_text(part.loc[row], 'auc', digits=3)} under {loss}"
+            f"{' (one run)' * (part.runs_done[row] == 1)}"
             for row, loss in losses.items()
         )
         printed = _printed_auc(task)
@@ -238,10 +239,11 @@ def five_sentences(
     hard, late = parts.loc[parts.auc.idxmin()], parts[parts.high_grade > 2]
     severe = runs[row].kl == 4
     best = wilson(np.ones(severe.sum()), runs[row].participant[severe])
+    start = "In the one run there is, of" if runs[row].seeds == 1 else "Of"
     return [
-        f"Of the pairs that the five-grade AUC counts, {late.share.sum():.0%} have a knee of KL-3 "
-        f"or KL-4, and among these no AUC is below {late.auc.min():.3f}; hardest to tell apart are "
-        f"KL-{hard.low_grade:.0f} and KL-{hard.high_grade:.0f} (AUC {hard.auc:.3f}).",
+        f"{start} the pairs that the five-grade AUC counts, {late.share.sum():.0%} have a knee of "
+        f"KL-3 or KL-4, and among these no AUC is below {late.auc.min():.3f}; hardest to tell "
+        f"apart are KL-{hard.low_grade:.0f} and KL-{hard.high_grade:.0f} (AUC {hard.auc:.3f}).",
         f"If all {severe.sum()} test knees of KL-4 were found, the interval would begin at "
         f"{best.low:.1%}.",
     ]

@@ -38,7 +38,7 @@ from koa_repro.results import (
 )
 from ..rows import Rows, aligned, row_difference
 from ..runs import Run, RunSpec
-from ..stats import Interval, bootstrap_metrics, holm_intervals
+from ..stats import Interval, bootstrap_metrics, doubt, holm_intervals
 from ..study import Study
 
 # %% ../../nbs/paper/table4.ipynb #21d00a16
@@ -167,14 +167,17 @@ def against_table(
 def leads(against: pd.DataFrame) -> str:  # from `against_table`
     "Above and below which networks Siamese-GAP lies, in a sentence."
     some = against[against.row.isin(others())]
-    named = lambda rows: ", ".join(map(label, rows)) or "none"
+    state = lambda r: f" ({r.trained})" if doubt(r.trained) else ""
+    named = lambda part: (
+        ", ".join(label(r.row) + state(r) for r in part.itertuples()) or "none"
+    )
     several = some[some.seeds > 1]
-    up, down = several.row[several.low > 0], several.row[several.high < 0]
+    up, down = several[several.low > 0], several[several.high < 0]
     return (
         f"Of the sixteen others {len(some)} can be compared with {label('Ours')}, {len(several)} "
         f"of them over several runs; by the 95% intervals of these it is more accurate than: "
         f"{named(up)}; less than: {named(down)}. After Holm's "
-        f"correction p is below 0.05 for: {named(some.row[some.p_holm < 0.05])}."
+        f"correction p is below 0.05 for: {named(some[some.p_holm < 0.05])}."
     )
 
 # %% ../../nbs/paper/table4.ipynb #21d00a27

@@ -165,11 +165,16 @@ def span_sentence(table: pd.DataFrame) -> str:
     if ran.empty:
         return said
     said += f" {len(ran)} of our rows {'was' if len(ran) == 1 else 'were'} run."
+    if (ran.triples_done == 1).all():
+        said += " Each with one weighting alone, so that none was chosen."
+    if single := (ran.seeds == 1).sum():
+        said += f" In {single} of them there is one training run, which allows no conclusion."
     several = ran[ran.seeds > 1]
     if several.empty:
         return said
-    half = (several.high - several.low).mean() / 2
-    return f"{said} With several seeds one such accuracy is known to about ±{half:.1f} points."
+    half, many = (several.high - several.low).mean() / 2, len(several)
+    where = "the one row" if many == 1 else f"the {many} rows"
+    return f"{said} In {where} with several, an accuracy is known to about ±{half:.1f} points."
 
 # %% ../../nbs/paper/table5.ipynb #22061a47
 def _place(triple) -> tuple:  # alpha in the left corner, beta in the right, gamma on top
@@ -247,6 +252,12 @@ def row_differences(
     return found
 
 
+def _pair(key: tuple[str, str, str]) -> str:
+    a, b, split = key
+    knees = dict(val="validation", test="test")[split]
+    return f"{a} minus {b} on {knees} knees".replace(" eps ", " with ε = ")
+
+
 def grid_claims(
     found: Mapping[tuple[str, str, str], Interval],  # from `row_differences`
     whole: bool,  # every cell was run
@@ -257,7 +268,8 @@ def grid_claims(
     level = {k: i for k, i in found.items() if k not in ratio and k[2] == "test"}
     lines = []
     for id, family, size in (("C08", holm_intervals(ratio), 16), ("C09", level, 3)):
-        ours = f"{len(family)} of {size} differences; {points(family)} points"
+        named = {_pair(k): i for k, i in family.items()}
+        ours = f"{len(family)} of {size} differences; {points(named)} points"
         ours = ours if family else NOT_RUN
         lines.append(claim_line(id, ours, family, study, whole and len(family) == size))
     return pd.DataFrame(lines)

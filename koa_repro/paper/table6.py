@@ -155,7 +155,12 @@ def draw(table: pd.DataFrame, title: str) -> plt.Figure:
         draw_beside(ax, table.index + shift, paper, ours, color, marker, name)
     right.axvline(0, color="0.6", lw=0.8)
     left.set(xlabel="accuracy on test knees (%)", ylim=(len(table) - 0.5, -0.5))
-    left.set_yticks(table.index, table.row.map(label))
+    few = (table.runs_done > 0) & (table.runs_done < table.runs_wanted)
+    names = [
+        label(r.row) + (f" ({r.runs_done} of {r.runs_wanted})" if f else "")
+        for r, f in zip(table.itertuples(), few)
+    ]
+    left.set_yticks(table.index, names)
     right.set(xlabel="hybrid minus cross-entropy (points)")
     fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     heading(fig, f"Table VI, with 95% intervals: {title}")
