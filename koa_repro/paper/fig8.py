@@ -213,7 +213,7 @@ def roc_sentences(
         part = table[table.task == task].set_index("row")
         ours = " and ".join(
             f"{interval_text(part.loc[row], 'auc', digits=3)} under {loss}"
-            f"{' (one run)' * (part.runs_done[row] == 1)}"
+            f"{' (one run)' if part.runs_done[row] == 1 else ''}"
             for row, loss in losses.items()
         )
         printed = _printed_auc(task)
