@@ -16,7 +16,6 @@ import pytest
 
 from koa_repro.paths import manifests, repository
 from koa_repro.results import entries
-from koa_repro.tools.pages import results_page
 from koa_repro.tools.reproduce import execute, readme
 
 NBS = repository() / "nbs"
@@ -78,9 +77,21 @@ def test_imports_go_down(path):
 
 
 def test_pages_are_as_they_compute_now(tmp_path):
-    "Not only as they were last executed: their tables must be those of `figures/` today."
+    """Not only as they were last executed: their tables must be those of `figures/` today. Read
+    and written as UTF-8, also where the locale knows ASCII alone."""
     root = repository()
-    assert (root / "RESULTS.md").read_text(encoding="utf-8") == results_page(root / "figures")
+    code = (
+        "import pathlib, sys; from koa_repro.paths import repository; "
+        "from koa_repro.tools.reproduce import readme, results_page, title_of, entries; "
+        "[title_of(repository() / e.notebook) for e in entries()]; readme(); "
+        "page = results_page(repository() / 'figures'); "
+        "pathlib.Path(sys.argv[1]).write_bytes(page.encode())"
+    )
+    poor = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "page")]
+    done = subprocess.run(command, env=poor, capture_output=True, cwd=root)
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert (tmp_path / "page").read_bytes() == (root / "RESULTS.md").read_bytes()
     now = readme(execute(NBS / "index.ipynb", tmp_path))
     assert (root / "README.md").read_text(encoding="utf-8") == now
 

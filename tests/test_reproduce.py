@@ -1,7 +1,6 @@
 """Executing the notebooks: end to end on the phantom, and what happens when one fails."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -261,24 +260,6 @@ def test_plain_papermill_from_another_folder(tmp_path):
     table = pd.read_csv(tmp_path / "results" / "table3_pooling.csv")
     assert (table.runs_wanted == 7).all()
     assert not list((tmp_path / "runs").glob("[0-9a-f]*"))  # nothing is trained
-
-
-def test_no_locale_is_too_poor(tmp_path):
-    "Read and written as UTF-8 where the locale knows ASCII alone."
-    code = (
-        "import pathlib; from koa_repro.paths import repository; "
-        "from koa_repro.tools.reproduce import readme, results_page, title_of, entries; "
-        "readme(); results_page(repository() / 'figures'); "
-        "[title_of(repository() / e.notebook) for e in entries()]"
-    )
-    env = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=env,
-        capture_output=True,
-        cwd=repository(),
-    )
-    assert done.returncode == 0, done.stderr[-1500:]
 
 
 @pytest.mark.parametrize(
